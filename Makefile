@@ -1,0 +1,41 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+OUT ?= runs/demo
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-slow lint bench bench-peers
+
+help:  ## Show the targets.
+	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 14
+
+install: $(VENV)/.installed  ## Create .venv with the pinned packages.
+
+$(VENV)/.installed: requirements.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--no-deps --no-build-isolation --editable .
+	touch $@
+
+demo: install  ## Train TRPO on Swimmer with Table 2's settings (about 5 minutes); OUT=DIR.
+	$(BIN)/python experiments/train.py --task=swimmer --preset=paper --out=$(OUT)
+
+test: install  ## Run the tests (under 8 minutes).
+	$(BIN)/python -m pytest
+
+test-slow: install  ## Run the slow tests.
+	$(BIN)/python -m pytest -m slow
+
+lint: install  ## Check format, style and types.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: install  ## Measure speed and memory, as ratios of one run (about 5 minutes).
+	$(BIN)/python experiments/bench.py
+
+bench-peers: install  ## Compare with SB3-contrib's TRPO, in a venv of its own.
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-peers.txt
+	$(BIN)/python experiments/bench.py --peer_python=.venv-peers/bin/python

@@ -1,0 +1,1 @@
+"""Experiment scripts: they wire the library and compute nothing themselves."""

@@ -1,0 +1,244 @@
+"""Speed and memory as ratios within one run: `make bench`.
+
+Each ratio compares two measurements alternated on this machine. With --peer_python, the
+interpreter of a virtual environment that holds SB3-contrib, whole-iteration speed is compared
+with its TRPO.
+"""
+
+import dataclasses
+import json
+import pathlib
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import mujoco
+import numpy as np
+from absl import flags
+from mujoco import rollout as mujoco_rollout
+
+from experiments import cli, configs
+from trpo_repro import environments, training
+from trpo_repro.algorithms import trust_region
+from trpo_repro.environments import mujoco as mujoco_environments
+from trpo_repro.estimation import surrogates
+from trpo_repro.randomness import Key
+from trpo_repro.sampling import single_path
+
+PEER_PYTHON = flags.DEFINE_string(
+    "peer_python", None, "Python of an environment with sb3-contrib; adds the comparison with it."
+)
+MEMORY_OF = flags.DEFINE_integer(
+    "memory_of", None, "Only run one Hopper iteration of this many steps and print peak bytes."
+)
+TASKS = ("Hopper-v5", "Swimmer-v5", "Walker2d-v5")
+PATHS = 1000
+STEPS = 60
+REPEATS = 3
+
+
+def main(_):
+    if MEMORY_OF.value:
+        print(_peak_memory(MEMORY_OF.value))
+        return
+    for task in TASKS:
+        _report(f"{task}: closed-loop sampling / open-loop mujoco.rollout", *_sampling(task), 0.85)
+    _report("Fisher-vector product / gradient, 50K rows (seconds)", *_products(), 1.5, most=True)
+    update, iteration = _update_share()
+    _report("update / iteration, Hopper 50K steps (seconds)", update, iteration, 0.05, most=True)
+    small, large = (_memory_in_new_process(steps) for steps in (100_000, 1_000_000))
+    stored = 900_000 * _stored_bytes_per_step()
+    print(
+        f"peak memory, Hopper: {small / 2**30:.2f} GiB at 100K steps, {large / 2**30:.2f} GiB at "
+        f"1M (limit 3); growth {(large - small) / 2**20:.0f} MiB, stored trajectories "
+        f"{stored / 2**20:.0f} MiB"
+    )
+    if PEER_PYTHON.value:
+        ours, theirs = _iterations_per_second(), _peer_steps_per_second(PEER_PYTHON.value)
+        _report("Hopper-v5 whole iterations / SB3-contrib TRPO (steps per second)", ours, theirs, 6)
+
+
+def _report(name: str, ours: float, theirs: float, goal: float, *, most: bool = False) -> None:
+    ratio = ours / theirs
+    reached = ratio <= goal if most else ratio >= goal
+    sign = "≤" if most else "≥"
+    verdict = "reached" if reached else "MISSED"
+    print(f"{name}: {ours:.5g} / {theirs:.5g} = {ratio:.3f} (goal {sign} {goal}: {verdict})")
+    sys.stdout.flush()
+
+
+def _seconds(function: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    function()
+    return time.perf_counter() - started
+
+
+def _alternated(first: Callable[[], object], second: Callable[[], object]) -> tuple[float, float]:
+    """Returns median seconds of two functions, run in turns after one warm-up each."""
+    first()
+    second()
+    pairs = [(_seconds(first), _seconds(second)) for _ in range(REPEATS)]
+    return statistics.median(a for a, _ in pairs), statistics.median(b for _, b in pairs)
+
+
+def _sampling(task: str) -> tuple[float, float]:
+    """Returns steps per second closed-loop, and of mujoco.rollout on the same work.
+
+    The open loop starts every step from the closed loop's own states, with its actions and
+    thread count: the same physics, without policy, rewards, observations or resets.
+    """
+    config = dataclasses.replace(
+        configs.preset("paper", task),
+        steps_per_iteration=PATHS * STEPS,
+        path_length=STEPS,
+        fresh_paths=False,
+    )
+    environment = environments.make(task)
+    assert isinstance(environment, mujoco_environments.Mujoco)
+    trainer = training.Trainer(config, environment)
+    theta = trainer.policy.network.initial_parameters()
+
+    def sample(states):
+        return single_path.sample_paths(
+            environment, trainer.policy, theta, Key(0), steps=STEPS, states=states
+        )
+
+    _, start = sample(PATHS)
+    model, frame_skip = environment.model, environment.task.frame_skip
+    states, actions = [], []
+    step = environment.step
+
+    def recorded(at, action):
+        states.append(at.simulator)
+        actions.append(action)
+        return step(at, action)
+
+    environment.step = recorded  # type: ignore[method-assign]
+    sample(start)
+    environment.step = step  # type: ignore[method-assign]
+    physics = mujoco.mj_stateSize(model, mujoco.mjtState.mjSTATE_FULLPHYSICS.value)
+    rows = np.zeros((STEPS, PATHS, physics))
+    rows[:, :, 1 : 1 + model.nq + model.nv] = np.stack(states)[:, :, : model.nq + model.nv]
+    warmstarts = np.ascontiguousarray(np.stack(states)[:, :, model.nq + model.nv :])
+    controls = np.repeat(np.stack(actions)[:, :, None].astype(np.float64), frame_skip, axis=2)
+    threads = environment.threads
+    datas = [mujoco.MjData(model) for _ in range(threads)]
+    with mujoco_rollout.Rollout(nthread=threads) as pool:
+
+        def open_loop():
+            for t in range(STEPS):
+                pool.rollout(model, datas, rows[t], controls[t], initial_warmstart=warmstarts[t])
+
+        closed, opened = _alternated(lambda: sample(start), open_loop)
+    return PATHS * STEPS / closed, PATHS * STEPS / opened
+
+
+def _products() -> tuple[float, float]:
+    """Returns seconds of a Fisher-vector product and of a gradient on 50K rows of Hopper."""
+    import tensorflow as tf
+
+    trainer, rows = _hopper_rows()
+    theta = tf.constant(trainer.policy.network.initial_parameters())
+    tensors = {name: tf.constant(array) for name, array in rows.items()}
+    vector = tf.random.stateless_normal(theta.shape, [0, 0])
+
+    def batch():
+        return trust_region._Batch(
+            trainer.policy,
+            surrogates.ImportanceSampled(),
+            theta,
+            tensors,
+            None,
+            tensors["observations"],
+            trust_region.chunks.CHUNK_ROWS,
+        )
+
+    # Both graphs compute the old distributions first; the product prunes them away, so the
+    # gradient's are subtracted.
+    product = tf.function(lambda: batch().fisher_product(vector))
+    gradient = tf.function(lambda: batch().gradient()[1])
+    old = tf.function(lambda: batch()._rows["old"])
+
+    def many(function):
+        return lambda: [function() for _ in range(20)]
+
+    of_product, of_gradient = _alternated(many(product), many(gradient))
+    of_old = statistics.median(_seconds(many(old)) for _ in range(REPEATS))
+    return of_product / 20, (of_gradient - of_old) / 20
+
+
+def _hopper_rows():
+    trainer = training.Trainer(
+        dataclasses.replace(configs.PAPER["hopper"], steps_per_iteration=50_000)
+    )
+    generator = np.random.default_rng(0)
+    policy = trainer.policy
+    observations = generator.standard_normal((50_000, 12)).astype(np.float32)
+    theta = policy.network.initial_parameters()
+    noise = policy.family.draw_noise(generator, (50_000,))
+    rows = {
+        "observations": observations,
+        "actions": policy.sample(theta, observations, noise),
+        "advantages": generator.standard_normal(50_000).astype(np.float32),
+    }
+    return trainer, rows
+
+
+def _update_share() -> tuple[float, float]:
+    """Returns median seconds of the update and of the whole iteration, Hopper `paper`, 50K."""
+    config = dataclasses.replace(
+        configs.PAPER["hopper"], steps_per_iteration=50_000, iterations=2 * REPEATS + 1
+    )
+    trainer = training.Trainer(config)
+    rows = [row for _, row in training.iterations(trainer, trainer.initial_state())][1:]
+    update = statistics.median(row["seconds_update"] for row in rows)
+    return update, update + statistics.median(row["seconds_sampling"] for row in rows)
+
+
+def _stored_bytes_per_step() -> int:
+    """Returns the bytes of one step of Hopper's Trajectories and of the learner's rows."""
+    observation, action = 12 * 4, 3 * 4
+    trajectories = observation + action + 8 + 1 + 1 + 8
+    # Advantages in float64 and float32, old distributions.
+    return trajectories + 8 + 4 + 6 * 4
+
+
+def _peak_memory(steps: int) -> int:
+    """Returns this process's peak resident bytes after one Hopper iteration."""
+    config = dataclasses.replace(
+        configs.PAPER["hopper"], steps_per_iteration=steps, path_length=100, iterations=1
+    )
+    trainer = training.Trainer(config)
+    trainer.iterate(trainer.initial_state())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _memory_in_new_process(steps: int) -> int:
+    command = [sys.executable, __file__, f"--memory_of={steps}"]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def _iterations_per_second(iterations: int = 40) -> float:
+    """Returns Hopper-v5 steps per second of whole iterations of the gae preset."""
+    config = dataclasses.replace(configs.GAE, iterations=iterations + 5)
+    trainer = training.Trainer(config)
+    steps = training.iterations(trainer, trainer.initial_state())
+    for _ in range(5):
+        next(steps)
+    return iterations * config.steps_per_iteration / _seconds(lambda: list(steps))
+
+
+def _peer_steps_per_second(python: str) -> float:
+    script = pathlib.Path(__file__).with_name("bench_peer.py")
+    command = [python, str(script)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode:
+        cli.refuse(f"{' '.join(command)} failed: {result.stderr.strip().splitlines()[-1]}")
+    return json.loads(result.stdout)["steps_per_second"]
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,104 @@
+"""Trains one policy and draws its learning curve.
+
+python experiments/train.py --task=swimmer --preset=paper --seed=1 --out=runs/swimmer_1
+"""
+
+import dataclasses
+import pathlib
+
+from absl import flags
+
+from experiments import cli, configs
+from trpo_repro import checkpoint, environments, plotting, training
+from trpo_repro.algorithms import trust_region
+
+flags.DEFINE_string("task", "swimmer", f"One of: {', '.join(environments.task_names())}.")
+flags.DEFINE_enum("preset", "paper", configs.PRESETS, "Settings that the other flags amend.")
+flags.DEFINE_string("out", None, "Directory of the run; default runs/TASK_ALGORITHM_SEED.")
+flags.DEFINE_bool("resume", False, "Go on from the last checkpoint in --out.")
+
+_HELP = {
+    "algorithm": f"One of: {', '.join(trust_region.METHODS)}.",
+    "sampler": f"One of: {', '.join(training.SAMPLERS)}.",
+    "seed": "Seed of every random number.",
+    "iterations": "Policy iterations.",
+    "steps_per_iteration": "Environment steps in one iteration, all paths together.",
+    "path_length": "Environment steps of each parallel path in one iteration.",
+    "fresh_paths": "Start every iteration's paths from s0 ~ rho0; else go on from the last states.",
+    "discount": "Discount factor gamma, in (0, 1).",
+    "gae_lambda": "Lambda of generalized advantages, in [0, 1]; needs a baseline.",
+    "baseline": f"Value function, one of: {', '.join(training.BASELINES)}.",
+    "hidden_sizes": "Units of the hidden layers, comma-separated; empty is a linear policy.",
+    "activation": "Activation of hidden layers: softplus, tanh or relu.",
+    "skip_inputs": "Leading observation columns that the policy does not see.",
+    "initial_log_std": "Initial log standard deviation of Gaussian policies, in action units.",
+    "normalize_observations": "Normalize observations by their running mean and deviation.",
+    "kl_limit": "Trust region size delta, in nats.",
+    "step_size": "1/lambda of algorithms with a fixed step.",
+    "cg_iterations": "Conjugate gradient iterations k.",
+    "damping": "Multiple of the identity added to the Fisher matrix.",
+    "fisher_fraction": "Fraction of the states in Fisher-vector products, in (0, 1].",
+    "backtrack_factor": "Factor of the line search, in (0, 1).",
+    "max_backtracks": "Steps that the line search may refuse before it gives up.",
+    "baseline_epochs": "Passes of Adam over an iteration's steps (network baseline).",
+    "baseline_minibatch": "Rows in one Adam step (network baseline).",
+    "baseline_learning_rate": "Learning rate of Adam (network baseline).",
+    "threads": "Simulator threads; 0 uses every core. Never changes a number.",
+}
+
+for _field in dataclasses.fields(training.Config):
+    if _field.name == "task":
+        continue
+    _help = f"{_HELP[_field.name]} Default: the preset's."
+    if _field.type in (bool, "bool"):
+        flags.DEFINE_bool(_field.name, None, _help)
+    elif _field.type in (int, "int"):
+        flags.DEFINE_integer(_field.name, None, _help)
+    elif _field.type in (float, "float"):
+        flags.DEFINE_float(_field.name, None, _help)
+    elif _field.type in (str, "str"):
+        flags.DEFINE_string(_field.name, None, _help)
+    else:
+        flags.DEFINE_list(_field.name, None, _help)
+
+
+def config_from_flags() -> training.Config:
+    """Returns the preset's configuration with every given flag in place.
+
+    Raises:
+      ValueError: a value is not allowed.
+    """
+    values = flags.FLAGS.flag_values_dict()
+    given = {
+        field.name: values[field.name]
+        for field in dataclasses.fields(training.Config)
+        if values[field.name] is not None
+    }
+    if "hidden_sizes" in given:
+        given["hidden_sizes"] = tuple(_whole_number(text) for text in given["hidden_sizes"] if text)
+    return dataclasses.replace(configs.preset(values["preset"], given.pop("task")), **given)
+
+
+def _whole_number(text: str) -> int:
+    if not text.strip().isdigit():
+        raise ValueError(f"hidden_sizes={text} is not allowed: must be whole numbers, like 64,64")
+    return int(text)
+
+
+def main(_):
+    try:
+        config = config_from_flags()
+        name = f"{config.task}_{config.algorithm}_{config.seed}"
+        directory = pathlib.Path(flags.FLAGS.out or f"runs/{name}")
+        state = training.run(config, directory, resume=flags.FLAGS.resume)
+    except (ValueError, OSError, checkpoint.CheckpointError) as error:
+        cli.refuse(str(error))
+    if state.iteration:
+        plotting.learning_curves({config.algorithm: [directory]}, directory / "learning_curve.png")
+    for file in ("metrics.csv", "config.json", "checkpoints", "learning_curve.png"):
+        if (directory / file).exists():
+            print(directory / file)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,157 @@
+"""The command line, as a user meets it."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+
+from experiments import plot, train
+from trpo_repro import metrics, training
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+TINY = {
+    "task": "cartpole",
+    "steps_per_iteration": 200,
+    "path_length": 100,
+    "iterations": 2,
+}
+
+
+@pytest.fixture(autouse=True)
+def _parsed():
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS(["test", "--png=unused"])
+
+
+def _command(*arguments):
+    return [sys.executable, "experiments/train.py", *arguments]
+
+
+def _run(*arguments, **options):
+    return subprocess.run(
+        _command(*arguments), cwd=ROOT, capture_output=True, text=True, check=False, **options
+    )
+
+
+def _tiny(out, **changes):
+    values = {**TINY, "out": str(out), **changes}
+    return [f"--{name}={value}" for name, value in values.items()]
+
+
+def test_main_leaves_what_it_prints(tmp_path, capsys):
+    with flagsaver.flagsaver(**{**TINY, "out": str(tmp_path / "run"), "hidden_sizes": ["8"]}):
+        train.main([])
+    printed = capsys.readouterr().out.split()
+    for name in ("metrics.csv", "config.json", "checkpoints", "learning_curve.png"):
+        assert str(tmp_path / "run" / name) in printed
+        assert (tmp_path / "run" / name).exists()
+    assert list((tmp_path / "run" / "tensorboard").iterdir())
+    record = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert record["config"]["hidden_sizes"] == [8]
+    assert record["versions"]["mujoco"]
+    assert record["git_revision"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--task=hoper"], "unknown task 'hoper'; known: cartpole, swimmer"),
+        (["--steps_per_iteration=-5"], "steps_per_iteration=-5 is not allowed"),
+        (["--steps_per_iteration=10"], "must be at least one path: path_length=1000"),
+        (["--hidden_sizes=a,b"], "hidden_sizes=a is not allowed"),
+        (["--preset=best"], "flag --preset=best: value should be one of <paper|gae>"),
+        (["--sede=1"], "Unknown command line flag 'sede'"),
+        (["--seed=x"], "flag --seed=x"),
+        (["swimmer"], "unexpected argument 'swimmer'"),
+    ],
+)
+def test_impossible_values_are_one_line_and_exit_code_2(tmp_path, arguments, message):
+    result = _run(f"--out={tmp_path / 'run'}", *arguments)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    assert not result.stdout
+    assert not (tmp_path / "run").exists()
+
+
+def test_help_names_every_flag():
+    result = _run("--help")
+    assert result.returncode == 0
+    for name in ("task", "preset", "seed", "kl_limit", "steps_per_iteration", "resume"):
+        assert f"--{name}" in result.stdout or f"--[no]{name}" in result.stdout
+
+
+def _wait_for_rows(directory, count, process):
+    for _ in range(600):
+        time.sleep(0.1)
+        assert process.poll() is None, process.communicate()
+        path = directory / "metrics.csv"
+        if path.exists() and len(path.read_text().splitlines()) > count:
+            return
+    raise AssertionError("no rows in a minute")
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGKILL"])
+def test_stopped_and_resumed_run_is_the_uninterrupted_one(tmp_path, name):
+    """Signals to a real process in the middle of a run; the first two save and exit 0."""
+    settings = {"iterations": 40, "steps_per_iteration": 2000, "path_length": 1000}
+    process = subprocess.Popen(
+        _command(*_tiny(tmp_path / "stopped", **settings)),
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    _wait_for_rows(tmp_path / "stopped", 3, process)
+    os.kill(process.pid, getattr(signal, name))
+    _, errors = process.communicate(timeout=60)
+    if name == "SIGKILL":
+        assert process.returncode == -signal.SIGKILL
+    else:
+        assert process.returncode == 0, errors
+        assert "go on with --resume" in errors
+    stopped = training.load_state(tmp_path / "stopped").iteration
+    assert 2 <= stopped < 40
+    settings["iterations"] = stopped + 2
+    for out, extra in (("stopped", ["--resume"]), ("whole", [])):
+        result = _run(*_tiny(tmp_path / out, **settings), *extra)
+        assert result.returncode == 0, result.stderr
+    tables = [metrics.read(tmp_path / out / "metrics.csv") for out in ("stopped", "whole")]
+    for column in set(metrics.COLUMNS) - set(metrics.TIMES):
+        np.testing.assert_array_equal(tables[0][column], tables[1][column], err_msg=column)
+    theta = [training.load_state(tmp_path / out).theta for out in ("stopped", "whole")]
+    assert theta[0].tobytes() == theta[1].tobytes()
+
+
+def test_resume_with_another_config_is_one_line(tmp_path):
+    assert _run(*_tiny(tmp_path)).returncode == 0
+    result = _run(*_tiny(tmp_path, discount=0.9), "--resume")
+    assert result.returncode == 2
+    assert "discount is 0.99 there and 0.9 here" in result.stderr
+
+
+def test_plot_draws_from_csv_files_alone(tmp_path):
+    for seed in (1, 2):
+        directory = tmp_path / f"seed_{seed}"
+        directory.mkdir()
+        rows = "".join(f"{i},{1000 * i},{seed * i}\n" for i in range(1, 6))
+        (directory / "metrics.csv").write_text("iteration,env_steps,return_mean\n" + rows)
+    out = tmp_path / "figure.png"
+    with flagsaver.flagsaver(runs=[f"TRPO={tmp_path}/seed_*"], png=str(out), x="env_steps"):
+        plot.main([])
+    assert out.read_bytes().startswith(b"\x89PNG")
+    with (
+        flagsaver.flagsaver(runs=[f"TRPO={tmp_path}/none_*"], png=str(out)),
+        pytest.raises(SystemExit) as stop,
+    ):
+        plot.main([])
+    assert stop.value.code == 2

@@ -1,0 +1,91 @@
+"""Conjugate gradient against dense solves, and the ways it can fail."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from trpo_repro.optimization import conjugate_gradient
+
+
+def _spd(size, condition, seed):
+    generator = np.random.default_rng(seed)
+    basis, _ = np.linalg.qr(generator.standard_normal((size, size)))
+    return basis @ np.diag(np.geomspace(1.0, condition, size)) @ basis.T
+
+
+def _solve(matrix, b, iterations, **arguments):
+    matrix = tf.constant(matrix)
+
+    @tf.function
+    def solve(b):
+        return conjugate_gradient.conjugate_gradient(
+            lambda v: tf.linalg.matvec(matrix, v), b, iterations=iterations, **arguments
+        )
+
+    return solve(tf.constant(b))
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(("size", "condition"), [(1, 1.0), (5, 100.0), (8, 10.0)])
+def test_exact_in_as_many_iterations_as_unknowns(size, condition, seed):
+    """1e-8: float64 rounding, magnified as directions lose conjugacy; so the systems are small."""
+    matrix, b = _spd(size, condition, seed), np.random.default_rng(seed).standard_normal(size)
+    solution = _solve(matrix, b, size)
+    expected = np.linalg.solve(matrix, b)
+    np.testing.assert_allclose(solution.x, expected, atol=1e-8 * np.linalg.norm(expected))
+    assert bool(solution.positive)
+    assert int(solution.iterations) <= size
+
+
+def test_exact_in_as_many_iterations_as_distinct_eigenvalues():
+    basis, _ = np.linalg.qr(np.random.default_rng(0).standard_normal((40, 40)))
+    matrix = basis @ np.diag(np.repeat([1.0, 3.0, 10.0, 50.0], 10)) @ basis.T
+    b = np.random.default_rng(1).standard_normal(40)
+    np.testing.assert_allclose(_solve(matrix, b, 4).x, np.linalg.solve(matrix, b), atol=1e-10)
+    assert np.linalg.norm(matrix @ _solve(matrix, b, 3).x.numpy() - b) > 1e-3
+
+
+def test_reported_residual_is_the_true_one():
+    matrix, b = _spd(30, 1e3, 0), np.random.default_rng(0).standard_normal(30)
+    for iterations in (1, 5, 10):
+        solution = _solve(matrix, b, iterations)
+        true = np.linalg.norm(b - matrix @ solution.x.numpy()) / np.linalg.norm(b)
+        assert float(solution.relative_residual) == pytest.approx(true, rel=1e-6)
+        assert int(solution.iterations) == iterations
+
+
+def test_error_in_the_a_norm_obeys_the_chebyshev_bound():
+    """‖x_k − x‖_A ≤ 2 ((√κ − 1)/(√κ + 1))^k ‖x‖_A."""
+    condition = 50.0
+    matrix, b = _spd(40, condition, 1), np.random.default_rng(1).standard_normal(40)
+    x = np.linalg.solve(matrix, b)
+    rate = (np.sqrt(condition) - 1) / (np.sqrt(condition) + 1)
+
+    def a_norm(v):
+        return np.sqrt(v @ matrix @ v)
+
+    for k in range(1, 15):
+        error = a_norm(_solve(matrix, b, k).x.numpy() - x)
+        assert error <= 2 * rate**k * a_norm(x) * (1 + 1e-9)
+
+
+def test_starts_from_zero_and_zero_needs_no_iteration():
+    solution = _solve(np.eye(3), np.zeros(3), 10)
+    np.testing.assert_array_equal(solution.x, 0.0)
+    assert int(solution.iterations) == 0
+    assert float(solution.relative_residual) == 0.0
+
+
+def test_stops_at_the_tolerance():
+    solution = _solve(_spd(30, 10.0, 0), np.ones(30), 30, tolerance=1e-2)
+    assert float(solution.relative_residual) <= 1e-2
+    assert int(solution.iterations) < 15
+
+
+@pytest.mark.parametrize(
+    "matrix", [-np.eye(3), np.diag([1.0, 1.0, -5.0]), np.zeros((3, 3)), np.full((3, 3), np.nan)]
+)
+def test_breakdown_is_reported_and_leaves_finite_numbers(matrix):
+    solution = _solve(matrix, np.ones(3), 10)
+    assert not bool(solution.positive)
+    assert np.isfinite(solution.x.numpy()).all()

@@ -1,0 +1,87 @@
+"""Checkpoints: one NumPy archive each, replaced atomically, the last two kept."""
+
+import contextlib
+import os
+import pathlib
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Mapping
+
+import numpy as np
+from absl import logging
+
+KEPT = 2
+
+
+class CheckpointError(Exception):
+    """No checkpoint could be read; the message names the files."""
+
+
+def save(directory: pathlib.Path, iteration: int, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes a checkpoint: temporary file, fsync, rename. Older ones beyond two are deleted.
+
+    Args:
+      directory: of the checkpoints; created if need be.
+      iteration: completed iterations, the checkpoint's number.
+      arrays: by name; object arrays are refused.
+
+    Raises:
+      OSError: the disk refused; checkpoints written before are untouched.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=directory, suffix=".tmp")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, directory / f"checkpoint-{iteration:08d}.npz")
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    _sync(directory)
+    for path in _paths(directory)[:-KEPT]:
+        path.unlink(missing_ok=True)
+
+
+def load_latest(directory: pathlib.Path) -> dict[str, np.ndarray]:
+    """Returns the arrays of the newest readable checkpoint; says which files are damaged.
+
+    Raises:
+      CheckpointError: there is none.
+    """
+    damaged = []
+    for path in reversed(_paths(directory)):
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                return dict(archive)
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            damaged.append(str(path))
+            logging.error("checkpoint %s is damaged (%s); trying the one before", path, error)
+    if damaged:
+        raise CheckpointError(f"no readable checkpoint; damaged: {', '.join(damaged)}")
+    raise CheckpointError(f"no checkpoint in {directory}")
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Replaces a text file atomically."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def _paths(directory: pathlib.Path) -> list[pathlib.Path]:
+    return sorted(directory.glob("checkpoint-*.npz"))
+
+
+def _sync(directory: pathlib.Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

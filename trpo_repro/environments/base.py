@@ -1,0 +1,113 @@
+"""The environment protocol: a batch of environment states is a value.
+
+A state can be copied, indexed, repeated, concatenated and saved; `step` maps states and
+actions to new states and never changes its arguments. Samplers, checkpoints and workers have
+no other way to hold a simulator.
+"""
+
+import abc
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Self
+
+import gymnasium
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class EnvironmentStates:
+    """B environment states.
+
+    Attributes:
+      simulator: [B, n] float64, all that the simulator's future depends on.
+      elapsed: [B] int64, steps since the start of the episode.
+    """
+
+    simulator: np.ndarray
+    elapsed: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.elapsed)
+
+    def select(self, rows: np.ndarray) -> Self:
+        """Returns the states at `rows`: integer indices (repeats allowed) or a [B] bool mask."""
+        return self._map(lambda array: array[rows])
+
+    def repeat(self, times: int) -> Self:
+        """Returns [B * times] states; copies of a state are neighbors."""
+        return self._map(lambda array: np.repeat(array, times, axis=0))
+
+    def replace_rows(self, rows: np.ndarray, states: Self) -> Self:
+        """Returns these states with those at `rows` exchanged for `states`."""
+        fields = self.to_arrays()
+        for name, array in states.to_arrays().items():
+            fields[name] = fields[name].copy()
+            fields[name][rows] = array
+        return type(self)(**fields)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Self]) -> Self:
+        """Returns the states of all `parts`, in order."""
+        arrays = [part.to_arrays() for part in parts]
+        return cls(**{name: np.concatenate([a[name] for a in arrays]) for name in arrays[0]})
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Returns the fields by name, for saving; `from_arrays` is the inverse."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Self:
+        return cls(**arrays)
+
+    def _map(self, function) -> Self:
+        return type(self)(**{name: function(array) for name, array in self.to_arrays().items()})
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """What one step of B environments returns.
+
+    Attributes:
+      states: B states after the step; rows whose episode ended are not reset.
+      rewards: [B] float64.
+      terminated: [B] bool, the task ended: no reward can follow.
+      truncated: [B] bool, the time limit cut an episode that had not ended.
+    """
+
+    states: EnvironmentStates
+    rewards: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+
+
+class Environment(abc.ABC):
+    """A simulator and a task, without a state of their own.
+
+    Attributes:
+      name: the task, as `environments.make` knows it.
+      observation_space: of one environment.
+      action_space: of one environment; values outside a Box are legal and clipped by the task.
+      max_episode_steps: time limit, in steps.
+    """
+
+    name: str
+    observation_space: gymnasium.spaces.Box
+    action_space: gymnasium.spaces.Space
+    max_episode_steps: int
+
+    @abc.abstractmethod
+    def initial(self, batch_size: int, generator: np.random.Generator) -> EnvironmentStates:
+        """Returns `batch_size` states drawn from the initial distribution ρ0."""
+
+    @abc.abstractmethod
+    def step(self, states: EnvironmentStates, actions: np.ndarray) -> Step:
+        """Advances B states by one step.
+
+        Args:
+          states: B states.
+          actions: [B, ...] actions, one row a state.
+        """
+
+    @abc.abstractmethod
+    def observe(self, states: EnvironmentStates) -> np.ndarray:
+        """Returns the [B, ...] observations of B states."""

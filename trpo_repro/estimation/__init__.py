@@ -1,0 +1,1 @@
+"""Returns, advantages, value functions and surrogate objectives."""

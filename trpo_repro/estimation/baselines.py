@@ -1,0 +1,165 @@
+"""State-value functions fitted by regression, used as baselines and to bootstrap.
+
+A baseline's state is a dict of arrays: `fit` returns a new one and changes nothing.
+"""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from trpo_repro.optimization import parameters
+from trpo_repro.policies import networks
+
+State = Mapping[str, np.ndarray]
+
+
+class Baseline(Protocol):
+    """V(s), from observations and the time since the episode began."""
+
+    def initial_state(self) -> State: ...
+
+    def predict(self, state: State, observations: np.ndarray, elapsed: np.ndarray) -> np.ndarray:
+        """Returns [N] float64 values of [N, O] observations at [N] steps into the episode."""
+
+    def fit(
+        self,
+        state: State,
+        observations: np.ndarray,
+        elapsed: np.ndarray,
+        targets: np.ndarray,
+        generator: np.random.Generator,
+    ) -> State:
+        """Returns the state fitted to [N] target values."""
+
+
+class LinearBaseline:
+    """Ridge regression on (s, s², t, t², t³, 1), as in Duan et al. (2016), t in 100 steps."""
+
+    def __init__(self, observation_size: int, ridge: float = 1e-5):
+        """Args: observation_size: columns; ridge: penalty on squared weights."""
+        self._size = 2 * observation_size + 4
+        self._ridge = ridge
+
+    def initial_state(self):
+        return {"weights": np.zeros(self._size)}
+
+    def predict(self, state, observations, elapsed):
+        return self._features(observations, elapsed) @ state["weights"]
+
+    def fit(self, state, observations, elapsed, targets, generator):
+        features = self._features(observations, elapsed)
+        gram = features.T @ features + self._ridge * np.eye(self._size)
+        return {"weights": np.linalg.lstsq(gram, features.T @ targets, rcond=None)[0]}
+
+    def _features(self, observations, elapsed):
+        clipped = np.clip(observations.astype(np.float64), -10, 10)
+        t = (elapsed / 100.0)[:, None]
+        return np.concatenate([clipped, clipped**2, t, t**2, t**3, np.ones_like(t)], axis=1)
+
+
+class NetworkBaseline:
+    """A fully connected network fitted by Adam on shuffled minibatches.
+
+    The network predicts (1 − γ) V: returns of any horizon then have the scale of a reward.
+    """
+
+    def __init__(
+        self,
+        observation_size: int,
+        *,
+        hidden_sizes: tuple[int, ...],
+        activation: str,
+        discount: float,
+        epochs: int,
+        minibatch_rows: int,
+        learning_rate: float,
+        seed: int,
+    ):
+        """Builds the network.
+
+        Args:
+          observation_size: columns of an observation.
+          hidden_sizes: units of each hidden layer.
+          activation: of hidden layers.
+          discount: γ, which sets the scale of the output.
+          epochs: passes over the rows in one fit.
+          minibatch_rows: rows of one Adam step.
+          learning_rate: of Adam.
+          seed: of the initial weights.
+        """
+        self._network = parameters.FlatNetwork(
+            networks.multilayer_perceptron(
+                observation_size,
+                hidden_sizes,
+                1,
+                activation=activation,
+                output_scale=0.01,
+                seed=seed,
+            )
+        )
+        self._epochs = epochs
+        self._minibatch_rows = minibatch_rows
+        self._scale = 1.0 / (1.0 - discount)
+        # Scratch of one fit: every call writes them first and reads them last.
+        self._weights = keras.Variable(self._network.initial_parameters(), name="weights")
+        self._optimizer = keras.optimizers.Adam(learning_rate)
+        self._optimizer.build([self._weights])
+        rows = tf.TensorSpec([None, observation_size], tf.float32)
+        self._predict = tf.function(
+            self._scaled_values, [tf.TensorSpec([self._network.size], tf.float32), rows]
+        )
+        self._fit = tf.function(
+            self._fit_in_graph,
+            [rows, tf.TensorSpec([None], tf.float32), tf.TensorSpec([None, None], tf.int32)],
+        )
+        self._first = {name: variable.numpy() for name, variable in self._variables()}
+
+    def initial_state(self):
+        return dict(self._first)
+
+    def predict(self, state, observations, elapsed):
+        values = self._predict(state["weights"], np.asarray(observations, np.float32))
+        return values.numpy().astype(np.float64) * self._scale
+
+    def fit(self, state, observations, elapsed, targets, generator):
+        orders = np.stack([generator.permutation(len(targets)) for _ in range(self._epochs)])
+        for name, variable in self._variables():
+            variable.assign(state[name])
+        self._fit(
+            np.asarray(observations, np.float32),
+            np.asarray(targets / self._scale, np.float32),
+            orders.astype(np.int32),
+        )
+        return {name: variable.numpy() for name, variable in self._variables()}
+
+    def _variables(self):
+        yield "weights", self._weights
+        for i, variable in enumerate(self._optimizer.variables):
+            yield f"optimizer_{i}", variable
+
+    def _scaled_values(self, weights, observations):
+        return self._network(weights, observations)[:, 0]
+
+    def _fit_in_graph(self, observations, targets, orders):
+        minibatches = tf.maximum(tf.shape(targets)[0] // self._minibatch_rows, 1)
+
+        def step(i):
+            epoch, start = i // minibatches, (i % minibatches) * self._minibatch_rows
+            chosen = orders[epoch, start : start + self._minibatch_rows]
+            inputs, goals = tf.gather(observations, chosen), tf.gather(targets, chosen)
+            with tf.GradientTape() as tape:
+                values = self._scaled_values(self._weights.value, inputs)
+                loss = tf.reduce_mean((values - goals) ** 2)
+            gradient = tape.gradient(loss, self._weights.value)
+            self._optimizer.apply([gradient], [self._weights])
+            return i + 1
+
+        tf.while_loop(
+            lambda i: i < self._epochs * minibatches,
+            step,
+            (tf.constant(0),),
+            parallel_iterations=1,
+        )

@@ -1,0 +1,63 @@
+"""Discounted returns and generalized advantages over time-first arrays."""
+
+import numpy as np
+
+
+def discounted_sums(
+    terms: np.ndarray, ends: np.ndarray, discount: float, after_end: np.ndarray | float = 0.0
+) -> np.ndarray:
+    """Returns y_t = x_t + discount · y_{t+1} along each path.
+
+    Args:
+      terms: [T, B] x.
+      ends: [T, B] bool, t is the last step of its path; step T - 1 always is.
+      discount: in [0, 1].
+      after_end: [T, B] or scalar, what y_{t+1} stands for where the path ends at t.
+
+    Returns:
+      [T, B] float64.
+    """
+    sums = np.empty(terms.shape, np.float64)
+    after_end = np.broadcast_to(after_end, terms.shape)
+    following = after_end[-1]
+    for t in reversed(range(len(terms))):
+        following = terms[t] + discount * np.where(ends[t], after_end[t], following)
+        sums[t] = following
+    return sums
+
+
+def generalized_advantages(
+    rewards: np.ndarray,
+    values: np.ndarray,
+    next_values: np.ndarray,
+    ends: np.ndarray,
+    discount: float,
+    trace: float,
+) -> np.ndarray:
+    """Returns Â_t = Σ_l (γλ)^l δ_{t+l}, δ_t = r_t + γ V(s_{t+1}) − V(s_t) (arXiv:1506.02438).
+
+    Args:
+      rewards: [T, B].
+      values: [T, B] V(s_t).
+      next_values: [T, B] V(s_{t+1}): 0 after termination, the value of the state that was cut
+        off after truncation.
+      ends: [T, B] bool, terminated, truncated or the last step sampled.
+      discount: γ.
+      trace: λ; 0 is the one-step temporal difference, 1 the discounted return less V(s_t).
+
+    Returns:
+      [T, B] float64.
+    """
+    deltas = rewards + discount * next_values - values
+    return discounted_sums(deltas, ends, discount * trace)
+
+
+def standardize(values: np.ndarray) -> np.ndarray:
+    """Returns values with mean 0 and deviation 1; constant values become 0.
+
+    TRPO's step does not change with the scale of the advantages. Subtracting the mean is this
+    project's choice (the paper is silent): E[∇log π] = 0, so only the variance changes.
+    """
+    centered = values - values.mean()
+    deviation = centered.std()
+    return centered / deviation if deviation > 0 else centered

@@ -1,0 +1,114 @@
+"""The metrics of a run: one row an iteration, in metrics.csv and TensorBoard.
+
+WORKSPACE.md defines each column.
+"""
+
+import csv
+import io
+import math
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from trpo_repro import checkpoint
+
+TIMES = ("seconds_sampling", "seconds_update", "steps_per_second")
+
+COLUMNS = (
+    "iteration",
+    "env_steps",
+    "episodes",
+    "return_mean",
+    "return_min",
+    "return_max",
+    "return_recent",
+    "episode_length",
+    "reward_per_step",
+    "reward_mean",
+    "surrogate_before",
+    "surrogate_after",
+    "mean_kl",
+    "max_kl",
+    "entropy",
+    "gradient_norm",
+    "step_norm",
+    "cg_residual",
+    "backtracks",
+    "accepted",
+    "outcome",
+    "explained_variance",
+    *TIMES,
+)
+
+
+class Writer:
+    """Appends rows to metrics.csv and a TensorBoard log in a run's directory."""
+
+    def __init__(self, directory: pathlib.Path, completed_iterations: int):
+        """Opens the files; rows after `completed_iterations` are dropped, to be made again."""
+        self._path = directory / "metrics.csv"
+        kept = []
+        if self._path.exists():
+            with self._path.open(newline="") as file:
+                for row in csv.reader(file):
+                    whole = len(row) == len(COLUMNS) and row[0].isdigit()
+                    if whole and int(row[0]) <= completed_iterations:
+                        kept.append(row)
+        checkpoint.write_text(self._path, "".join(map(_line, [COLUMNS, *kept])))
+        self._file = self._path.open("a", newline="")
+        self._board = tf.summary.create_file_writer(str(directory / "tensorboard"))
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Appends one row, to disk before it returns."""
+        self._file.write(_line([_text(row[name]) for name in COLUMNS]))
+        self._file.flush()
+        with self._board.as_default(step=row["iteration"]):
+            for name in COLUMNS:
+                value = row[name]
+                if not isinstance(value, str) and math.isfinite(value):
+                    tf.summary.scalar(name, value)
+        self._board.flush()
+
+    def close(self) -> None:
+        self._file.close()
+        self._board.close()
+
+
+def read(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """Returns a metrics.csv by column, [iterations] each; empty cells are NaN.
+
+    Raises:
+      ValueError: the file has no rows.
+    """
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    if not rows:
+        raise ValueError(f"{path} has no rows")
+    columns = {}
+    for name in rows[0]:
+        cells = [row[name] for row in rows]
+        try:
+            columns[name] = np.array([float(cell) if cell else np.nan for cell in cells])
+        except ValueError:
+            columns[name] = np.array(cells)
+    return columns
+
+
+def _text(value: Any) -> str:
+    """Returns the shortest text that reads back as the same number; nothing for NaN."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, (bool, np.bool_)):
+        return str(int(value))
+    if isinstance(value, (int, np.integer)):
+        return str(value)
+    return "" if math.isnan(value) else str(value)
+
+
+def _line(cells) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerow(cells)
+    return buffer.getvalue()

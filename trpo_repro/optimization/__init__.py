@@ -1,0 +1,1 @@
+"""Optimization of callables over flat parameter vectors."""

@@ -1,0 +1,55 @@
+"""A network as a function of one flat parameter vector."""
+
+import math
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+
+class FlatNetwork:
+    """A Keras model applied at any flat parameter vector θ, its own weights untouched.
+
+    The order of θ is by variable path, not by creation. θ is a plain tensor, so gradients,
+    forward accumulators and candidate steps need no variable to be assigned or restored.
+
+    Attributes:
+      paths: of the variables, in the order of θ.
+      shapes: of the variables, in the order of θ.
+      size: P, the length of θ.
+    """
+
+    def __init__(self, model: keras.Model):
+        if model.non_trainable_variables:
+            raise ValueError("FlatNetwork takes models whose variables are all trainable")
+        self._model = model
+        variables = model.trainable_variables
+        self._order = sorted(range(len(variables)), key=lambda i: variables[i].path)
+        self.paths = [variables[i].path for i in self._order]
+        self.shapes = [tuple(variables[i].shape) for i in self._order]
+        self._sizes = [math.prod(shape) for shape in self.shapes]
+        self.size = sum(self._sizes)
+        self.dtype = tf.as_dtype(variables[0].dtype)
+
+    def initial_parameters(self) -> np.ndarray:
+        """Returns the model's own weights as θ, [P]."""
+        variables = self._model.trainable_variables
+        return np.concatenate([np.ravel(variables[i].numpy()) for i in self._order])
+
+    def unflatten(self, theta: tf.Tensor) -> list[tf.Tensor]:
+        """Returns θ cut into tensors of `shapes`."""
+        parts = tf.split(theta, self._sizes)
+        return [tf.reshape(p, shape) for p, shape in zip(parts, self.shapes, strict=True)]
+
+    def flatten(self, tensors: Sequence[tf.Tensor]) -> tf.Tensor:
+        """Returns tensors of `shapes` as one [P] vector."""
+        return tf.concat([tf.reshape(tensor, [-1]) for tensor in tensors], axis=0)
+
+    def __call__(self, theta: tf.Tensor, inputs: tf.Tensor) -> tf.Tensor:
+        """Returns the model's outputs at parameters θ."""
+        values: list[tf.Tensor | None] = [None] * len(self._order)
+        for i, value in zip(self._order, self.unflatten(theta), strict=True):
+            values[i] = value
+        outputs, _ = self._model.stateless_call(values, [], inputs)
+        return outputs

@@ -1,0 +1,1 @@
+"""Keras networks and TFP distributions as functions of a flat parameter vector."""

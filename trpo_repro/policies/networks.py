@@ -1,0 +1,76 @@
+"""Keras networks: observations to distribution parameters, or to a value."""
+
+from collections.abc import Sequence
+
+import keras
+
+ACTIVATIONS = ("softplus", "tanh", "relu")
+
+
+class AppendLogStd(keras.layers.Layer):
+    """Appends a free vector of log standard deviations, the same in every state."""
+
+    def __init__(self, initial_value: float = 0.0, **kwargs):
+        super().__init__(**kwargs)
+        self._initial_value = initial_value
+
+    def build(self, input_shape):
+        self.log_std = self.add_weight(
+            name="log_std",
+            shape=(input_shape[-1],),
+            initializer=keras.initializers.Constant(self._initial_value),
+        )
+
+    def call(self, mean):
+        return keras.ops.concatenate(
+            [mean, keras.ops.broadcast_to(self.log_std, keras.ops.shape(mean))], axis=-1
+        )
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:-1], 2 * input_shape[-1])
+
+
+def multilayer_perceptron(
+    input_size: int,
+    hidden_sizes: Sequence[int],
+    output_size: int,
+    *,
+    activation: str,
+    output_scale: float,
+    seed: int,
+    skip_inputs: int = 0,
+    dtype: str = "float32",
+    log_std: float | None = None,
+) -> keras.Model:
+    """Returns a fully connected network [N, input_size] → [N, output_size].
+
+    Args:
+      input_size: columns of an observation.
+      hidden_sizes: units of each hidden layer; none makes a linear map.
+      output_size: columns of the last layer.
+      activation: of the hidden layers; softplus is the paper's soft rectifier.
+      output_scale: variance scale of the last layer's initial weights (1 is Glorot's).
+      seed: of the initial weights.
+      skip_inputs: leading columns that the network does not see.
+      dtype: of weights and computation.
+      log_std: initial log standard deviation; doubles the output with `AppendLogStd`.
+    """
+    inputs = keras.Input((input_size,), dtype=dtype)
+    outputs = inputs[:, skip_inputs:] if skip_inputs else inputs
+    for i, units in enumerate(hidden_sizes):
+        outputs = keras.layers.Dense(
+            units,
+            activation,
+            kernel_initializer=keras.initializers.GlorotUniform(seed=seed * 100 + i),
+            dtype=dtype,
+            name=f"hidden_{i}",
+        )(outputs)
+    initializer = keras.initializers.VarianceScaling(
+        output_scale, "fan_avg", "uniform", seed=seed * 100 + len(hidden_sizes)
+    )
+    outputs = keras.layers.Dense(
+        output_size, kernel_initializer=initializer, dtype=dtype, name="output"
+    )(outputs)
+    if log_std is not None:
+        outputs = AppendLogStd(log_std, dtype=dtype, name="gaussian")(outputs)
+    return keras.Model(inputs, outputs)

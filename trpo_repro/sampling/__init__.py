@@ -1,0 +1,1 @@
+"""Samplers: pure functions of (policy parameters, environment states, key)."""
