@@ -106,7 +106,7 @@ def _sampling(task: str) -> tuple[float, float]:
             environment, trainer.policy, theta, Key(0), steps=STEPS, states=states
         )
 
-    _, start = sample(PATHS)
+    _, start, _ = sample(PATHS)
     model, frame_skip = environment.model, environment.task.frame_skip
     states, actions = [], []
     step = environment.step

@@ -5,8 +5,9 @@ sizes); what the paper leaves open is marked "choice" and listed in WORKSPACE.md
 """
 
 import dataclasses
+from typing import Any
 
-from trpo_repro.training import Config
+from trpo_repro.config import Config
 
 PAPER: dict[str, Config] = {
     # Figure 4 shows 50 iterations. Choice: 10K steps an iteration.
@@ -26,6 +27,15 @@ PAPER: dict[str, Config] = {
     "walker": Config(
         task="walker", iterations=200, steps_per_iteration=1_000_000, hidden_sizes=(50, 50)
     ),
+}
+
+# Table 2's vine columns: 16 trunks of 1000 steps, 4 rollouts a state; 500 or 2500 Q-values make
+# 125 or 625 rollout states. Choice: cart-pole, which is not in the table, takes Swimmer's.
+PAPER_VINE: dict[str, dict[str, Any]] = {
+    "cartpole": {"rollout_states": 125, "rollout_length": 50},
+    "swimmer": {"rollout_states": 125, "rollout_length": 50},
+    "hopper": {"rollout_states": 625, "rollout_length": 100},
+    "walker": {"rollout_states": 625, "rollout_length": 100},
 }
 
 # For Gymnasium's tasks: 1M steps with generalized advantage estimation. γ and λ were chosen on
@@ -50,16 +60,27 @@ GAE = Config(
 PRESETS = ("paper", "gae")
 
 
-def preset(name: str, task: str) -> Config:
+def preset(name: str, task: str, sampler: str | None = None) -> Config:
     """Returns the settings of a preset for a task.
 
     For a task that is not the paper's own, `paper` means Table 2's Hopper column.
 
+    Args:
+      name: one of PRESETS.
+      task: of the run.
+      sampler: `single_path` (None) or `vine`, which has settings of its own.
+
     Raises:
-      ValueError: unknown preset.
+      ValueError: unknown preset, or a preset that lacks the sampler.
     """
+    if name not in PRESETS:
+        raise ValueError(f"unknown preset {name!r}; known: {', '.join(PRESETS)}")
     if name == "gae":
+        if sampler == "vine":
+            raise ValueError("preset=gae is not allowed with sampler=vine: must be paper")
         return dataclasses.replace(GAE, task=task)
-    if name == "paper":
-        return dataclasses.replace(PAPER.get(task, PAPER["hopper"]), task=task)
-    raise ValueError(f"unknown preset {name!r}; known: {', '.join(PRESETS)}")
+    column = task if task in PAPER else "hopper"
+    start = dataclasses.replace(PAPER[column], task=task)
+    if sampler == "vine":
+        return dataclasses.replace(start, sampler="vine", **PAPER_VINE[column])
+    return start

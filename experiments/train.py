@@ -9,8 +9,10 @@ import pathlib
 from absl import flags
 
 from experiments import cli, configs
-from trpo_repro import checkpoint, environments, plotting, training
+from trpo_repro import checkpoint, environments, plotting, runs
+from trpo_repro import config as config_lib
 from trpo_repro.algorithms import trust_region
+from trpo_repro.sampling import vine
 
 flags.DEFINE_string("task", "swimmer", f"One of: {', '.join(environments.task_names())}.")
 flags.DEFINE_enum("preset", "paper", configs.PRESETS, "Settings that the other flags amend.")
@@ -19,7 +21,7 @@ flags.DEFINE_bool("resume", False, "Go on from the last checkpoint in --out.")
 
 _HELP = {
     "algorithm": f"One of: {', '.join(trust_region.METHODS)}.",
-    "sampler": f"One of: {', '.join(training.SAMPLERS)}.",
+    "sampler": f"One of: {', '.join(config_lib.SAMPLERS)}.",
     "seed": "Seed of every random number.",
     "iterations": "Policy iterations.",
     "steps_per_iteration": "Environment steps in one iteration, all paths together.",
@@ -27,7 +29,7 @@ _HELP = {
     "fresh_paths": "Start every iteration's paths from s0 ~ rho0; else go on from the last states.",
     "discount": "Discount factor gamma, in (0, 1).",
     "gae_lambda": "Lambda of generalized advantages, in [0, 1]; needs a baseline.",
-    "baseline": f"Value function, one of: {', '.join(training.BASELINES)}.",
+    "baseline": f"Value function, one of: {', '.join(config_lib.BASELINES)}.",
     "hidden_sizes": "Units of the hidden layers, comma-separated; empty is a linear policy.",
     "activation": "Activation of hidden layers: softplus, tanh or relu.",
     "skip_inputs": "Leading observation columns that the policy does not see.",
@@ -43,10 +45,16 @@ _HELP = {
     "baseline_epochs": "Passes of Adam over an iteration's steps (network baseline).",
     "baseline_minibatch": "Rows in one Adam step (network baseline).",
     "baseline_learning_rate": "Learning rate of Adam (network baseline).",
+    "trunks": "Trunk paths of vine.",
+    "rollout_states": "States that vine branches from.",
+    "rollouts_per_state": "Branches of each rollout state.",
+    "rollout_length": "Environment steps of a branch that does not end before.",
+    "proposal": f"Distribution of branches' first actions, one of: {', '.join(vine.PROPOSALS)}.",
+    "kl_states": f"States of vine's KL constraint, one of: {', '.join(config_lib.KL_STATES)}.",
     "threads": "Simulator threads; 0 uses every core. Never changes a number.",
 }
 
-for _field in dataclasses.fields(training.Config):
+for _field in dataclasses.fields(config_lib.Config):
     if _field.name == "task":
         continue
     _help = f"{_HELP[_field.name]} Default: the preset's."
@@ -62,7 +70,7 @@ for _field in dataclasses.fields(training.Config):
         flags.DEFINE_list(_field.name, None, _help)
 
 
-def config_from_flags() -> training.Config:
+def config_from_flags() -> config_lib.Config:
     """Returns the preset's configuration with every given flag in place.
 
     Raises:
@@ -71,12 +79,13 @@ def config_from_flags() -> training.Config:
     values = flags.FLAGS.flag_values_dict()
     given = {
         field.name: values[field.name]
-        for field in dataclasses.fields(training.Config)
+        for field in dataclasses.fields(config_lib.Config)
         if values[field.name] is not None
     }
     if "hidden_sizes" in given:
         given["hidden_sizes"] = tuple(_whole_number(text) for text in given["hidden_sizes"] if text)
-    return dataclasses.replace(configs.preset(values["preset"], given.pop("task")), **given)
+    start = configs.preset(values["preset"], given.pop("task"), given.get("sampler"))
+    return dataclasses.replace(start, **given)
 
 
 def _whole_number(text: str) -> int:
@@ -90,7 +99,7 @@ def main(_):
         config = config_from_flags()
         name = f"{config.task}_{config.algorithm}_{config.seed}"
         directory = pathlib.Path(flags.FLAGS.out or f"runs/{name}")
-        state = training.run(config, directory, resume=flags.FLAGS.resume)
+        state = runs.run(config, directory, resume=flags.FLAGS.resume)
     except (ValueError, OSError, checkpoint.CheckpointError) as error:
         cli.refuse(str(error))
     if state.iteration:

@@ -20,9 +20,12 @@ ALLOWED = {
     "sampling": {"environments", "policies", "randomness"},
     "estimation": {"optimization", "policies"},
     "algorithms": {"estimation", "optimization", "policies", "randomness"},
+    "config": {"algorithms", "environments", "policies", "sampling"},
+    "diagnostics": {"environments", "estimation", "policies", "randomness", "sampling"},
+    "runs": {"checkpoint", "config", "metrics", "training"},
     "training": {
         "algorithms",
-        "checkpoint",
+        "config",
         "environments",
         "estimation",
         "metrics",

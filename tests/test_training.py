@@ -5,11 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 
-from trpo_repro import metrics, training
+from trpo_repro import checkpoint, config, metrics, runs, training
+from trpo_repro.config import Config
 from trpo_repro.environments import cartpole
 from trpo_repro.sampling import single_path
 
-TINY = training.Config(
+TINY = Config(
     task="cartpole",
     iterations=4,
     steps_per_iteration=400,
@@ -29,6 +30,17 @@ FULL = dataclasses.replace(
 )
 
 
+VINE = dataclasses.replace(
+    TINY,
+    sampler="vine",
+    trunks=3,
+    rollout_states=20,
+    rollouts_per_state=3,
+    rollout_length=15,
+    normalize_observations=True,
+)
+
+
 def _rows(directory):
     table = metrics.read(directory / "metrics.csv")
     return {name: column for name, column in table.items() if name not in metrics.TIMES}
@@ -37,19 +49,19 @@ def _rows(directory):
 def _assert_same_run(first, second):
     for name, column in _rows(first).items():
         np.testing.assert_array_equal(column, _rows(second)[name], err_msg=name)
-    ours, theirs = (training.load_state(path) for path in (first, second))
+    ours, theirs = (runs.load_state(path) for path in (first, second))
     for name, array in ours.to_arrays().items():
         np.testing.assert_array_equal(array, theirs.to_arrays()[name], err_msg=name)
 
 
-@pytest.mark.parametrize("config", [TINY, FULL], ids=["paper", "gae"])
+@pytest.mark.parametrize("config", [TINY, FULL, VINE], ids=["paper", "gae", "vine"])
 def test_resumed_run_is_bit_identical_to_the_uninterrupted_one(tmp_path, config):
-    training.run(config, tmp_path / "whole", resume=False)
+    runs.run(config, tmp_path / "whole", resume=False)
     shorter = dataclasses.replace(config, iterations=2)
-    training.run(shorter, tmp_path / "parts", resume=False)
+    runs.run(shorter, tmp_path / "parts", resume=False)
     for iterations in (3, 4):
         longer = dataclasses.replace(config, iterations=iterations)
-        training.run(longer, tmp_path / "parts", resume=True)
+        runs.run(longer, tmp_path / "parts", resume=True)
     _assert_same_run(tmp_path / "whole", tmp_path / "parts")
     assert len(_rows(tmp_path / "whole")["iteration"]) == 4
 
@@ -57,11 +69,11 @@ def test_resumed_run_is_bit_identical_to_the_uninterrupted_one(tmp_path, config)
 @pytest.mark.parametrize("moment", ["sampling", "writing metrics", "saving"])
 def test_ctrl_c_anywhere_loses_nothing(tmp_path, monkeypatch, moment):
     """An interrupt in the third iteration, wherever it strikes; then --resume."""
-    training.run(FULL, tmp_path / "whole", resume=False)
+    runs.run(FULL, tmp_path / "whole", resume=False)
     owner, name = {
         "sampling": (single_path, "sample_paths"),
         "writing metrics": (metrics.Writer, "write"),
-        "saving": (training.checkpoint, "save"),
+        "saving": (checkpoint, "save"),
     }[moment]
     original = getattr(owner, name)
     strike = 4 if moment == "saving" else 3  # the first save is of the initial state
@@ -74,37 +86,37 @@ def test_ctrl_c_anywhere_loses_nothing(tmp_path, monkeypatch, moment):
         return original(*args, **kwargs)
 
     monkeypatch.setattr(owner, name, interrupted)
-    stopped = training.run(FULL, tmp_path / "stopped", resume=False)
+    stopped = runs.run(FULL, tmp_path / "stopped", resume=False)
     monkeypatch.undo()
     assert stopped.iteration == (3 if moment == "saving" else 2)
-    training.run(FULL, tmp_path / "stopped", resume=True)
+    runs.run(FULL, tmp_path / "stopped", resume=True)
     _assert_same_run(tmp_path / "whole", tmp_path / "stopped")
 
 
 def test_rows_written_after_the_last_checkpoint_are_made_again(tmp_path):
     """As after SIGKILL between the row and the checkpoint, in the middle of a row too."""
-    training.run(FULL, tmp_path / "whole", resume=False)
-    training.run(dataclasses.replace(FULL, iterations=2), tmp_path / "killed", resume=False)
+    runs.run(FULL, tmp_path / "whole", resume=False)
+    runs.run(dataclasses.replace(FULL, iterations=2), tmp_path / "killed", resume=False)
     with (tmp_path / "killed" / "metrics.csv").open("a") as file:
         file.write("3,1200,50" + ",0" * (len(metrics.COLUMNS) - 3) + "\n4,16")
-    training.run(FULL, tmp_path / "killed", resume=True)
+    runs.run(FULL, tmp_path / "killed", resume=True)
     _assert_same_run(tmp_path / "whole", tmp_path / "killed")
 
 
 def test_resume_of_another_configuration_says_which_field_differs(tmp_path):
-    training.run(dataclasses.replace(TINY, iterations=1), tmp_path, resume=False)
+    runs.run(dataclasses.replace(TINY, iterations=1), tmp_path, resume=False)
     with pytest.raises(ValueError, match=r"discount is 0\.99 there and 0\.9 here"):
-        training.run(dataclasses.replace(TINY, discount=0.9), tmp_path, resume=True)
+        runs.run(dataclasses.replace(TINY, discount=0.9), tmp_path, resume=True)
     with pytest.raises(ValueError, match="already holds a run"):
-        training.run(TINY, tmp_path, resume=False)
+        runs.run(TINY, tmp_path, resume=False)
     with pytest.raises(ValueError, match="holds no run to resume"):
-        training.run(TINY, tmp_path / "elsewhere", resume=True)
+        runs.run(TINY, tmp_path / "elsewhere", resume=True)
 
 
 def test_unwritable_directory_is_an_os_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
-        training.run(TINY, tmp_path / "file" / "run", resume=False)
+        runs.run(TINY, tmp_path / "file" / "run", resume=False)
 
 
 @pytest.mark.parametrize(
@@ -124,11 +136,18 @@ def test_unwritable_directory_is_an_os_error(tmp_path):
         ({"damping": -1.0}, "damping=-1.0 is not allowed: must be at least 0"),
         ({"activation": "sine"}, "unknown activation 'sine'; known: softplus, tanh, relu"),
         ({"skip_inputs": 4}, "skip_inputs=4"),
+        ({"proposal": "best"}, "unknown proposal 'best'; known: policy, uniform"),
+        ({"rollout_length": 0}, "rollout_length=0 is not allowed"),
+        (
+            {"sampler": "vine", "rollout_states": 1601},
+            "rollout_states=1601 is not allowed: must be at most the 1600 states of the trunks",
+        ),
+        ({"sampler": "vine", "baseline": "linear"}, "baseline=linear is not allowed"),
     ],
 )
 def test_impossible_values_are_refused(change, message, tmp_path):
     with pytest.raises(ValueError, match=message):
-        training.run(dataclasses.replace(TINY, **change), tmp_path / "run", resume=False)
+        runs.run(dataclasses.replace(TINY, **change), tmp_path / "run", resume=False)
     assert not (tmp_path / "run").exists()
 
 
@@ -167,50 +186,12 @@ def test_not_finite_numbers_reject_the_step_and_training_goes_on(field, caplog):
     assert all(np.isfinite(row["return_recent"]) for row in rows)
 
 
-def test_episode_returns_are_the_sums_of_their_rewards():
-    """Against a loop over paths, carried returns included."""
-    generator = np.random.default_rng(0)
-    shape = (50, 6)
-    ended = generator.random(shape) < 0.1
-    truncated = ended & (generator.random(shape) < 0.3)
-    elapsed = np.zeros(shape, np.int64)
-    start = generator.integers(0, 9, 6)
-    for b in range(6):
-        count = start[b]
-        for t in range(50):
-            elapsed[t, b] = count
-            count = 0 if ended[t, b] else count + 1
-    rewards = generator.standard_normal(shape)
-    running = generator.standard_normal(6)
-    zeros = np.zeros((*shape, 1))
-    paths = single_path.Trajectories(
-        zeros, zeros, rewards, ended & ~truncated, truncated, elapsed, zeros[0]
-    )
-    for first_only in (False, True):
-        expected, lengths, left = {}, {}, np.zeros(6)
-        for b in range(6):
-            total, first = running[b], True
-            for t in range(50):
-                total += rewards[t, b]
-                if ended[t, b]:
-                    if first or not first_only:
-                        expected[t, b], lengths[t, b] = total, elapsed[t, b] + 1
-                    total, first = 0.0, False
-            left[b] = total
-        episodes = training._episodes(paths, running, first_only=first_only)
-        order = sorted(expected)
-        np.testing.assert_allclose(episodes["returns"], [expected[k] for k in order], atol=1e-12)
-        np.testing.assert_array_equal(episodes["lengths"], [lengths[k] for k in order])
-        np.testing.assert_allclose(episodes["running"], left, atol=1e-12)
-        assert episodes["count"] == ended.sum()
-
-
 def test_trpo_balances_the_pole():
     """A learning test: 12 iterations of 10K steps more than double the mean return.
 
     Over seeds 0 to 4 the ratio was at least 10 when this was written; 2 is a wide margin.
     """
-    config = training.Config(
+    config = Config(
         task="cartpole", iterations=12, steps_per_iteration=10_000, hidden_sizes=(), seed=0
     )
     trainer = training.Trainer(config)
@@ -248,4 +229,16 @@ def test_metrics_columns_are_all_filled():
     for name, value in row.items():
         assert isinstance(value, str) or np.isfinite(value), name
     assert row["env_steps"] == 400
+    assert row["mean_kl"] <= 0.01
+
+
+@pytest.mark.parametrize("kl_states", config.KL_STATES)
+@pytest.mark.parametrize("proposal", ["policy", "uniform"])
+def test_vine_counts_every_step_and_keeps_the_constraint(kl_states, proposal):
+    config = dataclasses.replace(VINE, kl_states=kl_states, proposal=proposal)
+    trainer = training.Trainer(config)
+    state, row = trainer.iterate(trainer.initial_state())
+    assert 300 + 60 < row["env_steps"] <= 300 + 20 * 3 * 15
+    assert row["env_steps"] == state.env_steps
+    assert row["accepted"]
     assert row["mean_kl"] <= 0.01

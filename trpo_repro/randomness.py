@@ -13,6 +13,8 @@ class Purpose(enum.IntEnum):
     ACTIONS = 1
     FISHER_STATES = 2
     BASELINE_FIT = 3
+    ROLLOUT_SET = 4
+    BRANCH_ACTIONS = 5
 
 
 class Key(NamedTuple):

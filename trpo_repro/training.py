@@ -1,167 +1,30 @@
 """The training loop: states are values, an iteration maps one to the next."""
 
 import dataclasses
-import json
 import math
-import pathlib
-import platform
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
-from importlib import metadata
 from typing import Any
 
 import numpy as np
-import tqdm
 from absl import logging
 
-from trpo_repro import checkpoint, environments, metrics
+from trpo_repro import config as config_lib
+from trpo_repro import environments, metrics
 from trpo_repro.algorithms import trust_region
 from trpo_repro.estimation import baselines, returns, surrogates
-from trpo_repro.policies import networks, normalization
+from trpo_repro.policies import normalization
 from trpo_repro.policies import policy as policy_lib
 from trpo_repro.randomness import Key, Purpose
-from trpo_repro.sampling import single_path
+from trpo_repro.sampling import episodes as episodes_lib
+from trpo_repro.sampling import single_path, vine
 
 RECENT_EPISODES = 100
-PACKAGES = ("tensorflow", "keras", "tensorflow-probability", "numpy", "gymnasium", "mujoco")
-FREE_ON_RESUME = ("iterations", "threads")  # a resumed run may change these
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """All that decides a run's numbers.
-
-    Attributes:
-      task: see `environments.task_names`.
-      algorithm: see `trust_region.METHODS`.
-      sampler: `single_path`.
-      seed: of every random number.
-      iterations: policy iterations.
-      steps_per_iteration: environment steps of one iteration, all paths together.
-      path_length: steps of each parallel path in one iteration.
-      fresh_paths: start every iteration from s0 ~ ρ0; else go on from the last states.
-      discount: γ.
-      gae_lambda: λ of the advantages, with a baseline.
-      baseline: `none` (paper), `linear` or `network`.
-      hidden_sizes: units of the policy's hidden layers (and of a network baseline's).
-      activation: of hidden layers.
-      skip_inputs: leading observation columns that the policy does not see.
-      initial_log_std: of Gaussian policies.
-      normalize_observations: by running mean and deviation.
-      kl_limit: δ, in nats.
-      step_size: 1/λ of algorithms with a fixed step.
-      cg_iterations: k.
-      damping: multiple of the identity added to the Fisher matrix.
-      fisher_fraction: of the states used for Fisher-vector products.
-      backtrack_factor: of the line search.
-      max_backtracks: of the line search.
-      baseline_epochs: passes of Adam over a batch.
-      baseline_minibatch: rows of one Adam step.
-      baseline_learning_rate: of Adam.
-      threads: simulator threads; 0 means all cores. Never changes a number.
-    """
-
-    task: str = "swimmer"
-    algorithm: str = "trpo"
-    sampler: str = "single_path"
-    seed: int = 0
-    iterations: int = 200
-    steps_per_iteration: int = 50_000
-    path_length: int = 1000
-    fresh_paths: bool = True
-    discount: float = 0.99
-    gae_lambda: float = 1.0
-    baseline: str = "none"
-    hidden_sizes: tuple[int, ...] = (30,)
-    activation: str = "softplus"
-    skip_inputs: int = 0
-    initial_log_std: float = 0.0
-    normalize_observations: bool = False
-    kl_limit: float = 0.01
-    step_size: float = 0.1
-    cg_iterations: int = 10
-    damping: float = 0.0
-    fisher_fraction: float = 0.1
-    backtrack_factor: float = 0.8
-    max_backtracks: int = 15
-    baseline_epochs: int = 20
-    baseline_minibatch: int = 128
-    baseline_learning_rate: float = 1e-3
-    threads: int = 0
-
-    def __post_init__(self):
-        _require_choice("task", self.task, environments.task_names())
-        _require_choice("algorithm", self.algorithm, tuple(trust_region.METHODS))
-        _require_choice("sampler", self.sampler, SAMPLERS)
-        _require_choice("baseline", self.baseline, BASELINES)
-        _require_choice("activation", self.activation, networks.ACTIVATIONS)
-        for name in [
-            "iterations",
-            "steps_per_iteration",
-            "path_length",
-            "cg_iterations",
-            "baseline_epochs",
-            "baseline_minibatch",
-        ]:
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        for name in ("seed", "skip_inputs", "threads", "max_backtracks", "damping"):
-            _require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
-        for name in ("kl_limit", "step_size", "baseline_learning_rate"):
-            value = getattr(self, name)
-            _require(0 < value < math.inf, name, value, "positive and finite")
-        for name in ("discount", "backtrack_factor"):
-            value = getattr(self, name)
-            _require(0 < value < 1, name, value, "between 0 and 1, both excluded")
-        _require(0 <= self.gae_lambda <= 1, "gae_lambda", self.gae_lambda, "in [0, 1]")
-        _require(
-            0 < self.fisher_fraction <= 1, "fisher_fraction", self.fisher_fraction, "in (0, 1]"
-        )
-        _require(
-            all(units >= 1 for units in self.hidden_sizes),
-            "hidden_sizes",
-            self.hidden_sizes,
-            "positive",
-        )
-        _require(
-            self.steps_per_iteration >= self.path_length,
-            "steps_per_iteration",
-            self.steps_per_iteration,
-            f"at least one path: path_length={self.path_length}",
-        )
-        _require(
-            self.steps_per_iteration % self.path_length == 0,
-            "steps_per_iteration",
-            self.steps_per_iteration,
-            f"a multiple of path_length={self.path_length}",
-        )
-
-    @property
-    def paths(self) -> int:
-        """Parallel paths."""
-        return self.steps_per_iteration // self.path_length
-
-    @property
-    def method(self) -> trust_region.Method:
-        """The algorithm's row of the table with this configuration's numbers."""
-        row = trust_region.METHODS[self.algorithm]
-        numbers = {
-            field.name: getattr(self, field.name)
-            for field in dataclasses.fields(row)
-            if hasattr(self, field.name)
-        }
-        return dataclasses.replace(row, **numbers)
-
-
-SAMPLERS = ("single_path",)
-BASELINES = ("none", "linear", "network")
 
 
 @dataclasses.dataclass(frozen=True)
 class State:
-    """All that a run's future depends on, besides its Config.
+    """All that a run's future depends on, besides its configuration.
 
     Attributes:
       iteration: completed iterations.
@@ -231,7 +94,9 @@ class State:
 class Trainer:
     """Maps training states to training states; holds compiled graphs and no state of a run."""
 
-    def __init__(self, config: Config, environment: environments.Environment | None = None):
+    def __init__(
+        self, config: config_lib.Config, environment: environments.Environment | None = None
+    ):
         """Builds environment, policy, baseline and update.
 
         Args:
@@ -243,7 +108,7 @@ class Trainer:
             config.task, threads=config.threads or None
         )
         space = self.environment.observation_space
-        _require(
+        config_lib.require(
             config.skip_inputs < space.shape[0],
             "skip_inputs",
             config.skip_inputs,
@@ -259,8 +124,17 @@ class Trainer:
             initial_log_std=config.initial_log_std,
         )
         self.baseline = _make_baseline(config, space.shape[0])
+        surrogate: surrogates.Surrogate = surrogates.ImportanceSampled()
+        if config.sampler == "vine":
+            every_action = vine.enumerates_actions(
+                self.policy, config.rollouts_per_state, config.proposal
+            )
+            surrogate = surrogates.ActionSum() if every_action else surrogates.SelfNormalized()
         self._update = trust_region.PolicyUpdate(
-            self.policy, surrogates.ImportanceSampled(), config.method
+            self.policy,
+            surrogate,
+            config.method,
+            separate_kl_states=config.sampler == "vine" and config.kl_states == "trunk",
         )
 
     def initial_state(self) -> State:
@@ -288,26 +162,18 @@ class Trainer:
         key = Key(config.seed, state.iteration)
         normalize = state.normalizer or np.asarray
         started = time.perf_counter()
-        fresh = config.fresh_paths or state.environment is None
-        after_paths: environments.EnvironmentStates | None
-        paths, after_paths = single_path.sample_paths(
-            self.environment,
-            self.policy,
-            state.theta,
-            key,
-            steps=config.path_length,
-            states=config.paths if state.environment is None else state.environment,
-            normalize=normalize,
-        )
+        sample = self._sample(state, key, normalize)
         sampled = time.perf_counter()
+        paths, fresh = sample.paths, sample.fresh
         running = np.zeros(config.paths) if fresh else state.running_returns
         # Of fresh paths of full length only first episodes count: later ones that end in time
         # are the short ones.
         whole = fresh and config.path_length >= self.environment.max_episode_steps
-        episodes = _episodes(paths, running, first_only=whole)
+        episodes = episodes_lib.ended_episodes(paths, running, first_only=whole)
 
-        if paths.finite:
-            theta, report, baseline = self._learn(state, paths, key, normalize)
+        after_paths = sample.after
+        if sample.finite:
+            theta, report, baseline = self._learn(state, sample, key, normalize)
             normalizer = state.normalizer and state.normalizer.update(_flat(paths.observations))
         else:
             logging.error(
@@ -319,18 +185,19 @@ class Trainer:
             theta, baseline, normalizer = state.theta, state.baseline, state.normalizer
             report = {"outcome": trust_region.Outcome.NOT_FINITE}
             after_paths = None
-            episodes["returns"] = episodes["returns"][np.isfinite(episodes["returns"])]
+            finite = np.isfinite(episodes.returns)
+            episodes = dataclasses.replace(episodes, returns=episodes.returns[finite])
         updated = time.perf_counter()
 
-        recent = np.concatenate([state.recent_returns, episodes["returns"]])[-RECENT_EPISODES:]
+        recent = np.concatenate([state.recent_returns, episodes.returns])[-RECENT_EPISODES:]
         carry = not config.fresh_paths and after_paths is not None
         after = State(
             iteration=state.iteration + 1,
-            env_steps=state.env_steps + config.steps_per_iteration,
-            episodes=state.episodes + episodes["count"],
+            env_steps=state.env_steps + sample.steps,
+            episodes=state.episodes + episodes.count,
             theta=theta,
             environment=after_paths if carry else None,
-            running_returns=episodes["running"] if carry else np.zeros(config.paths),
+            running_returns=episodes.running if carry else np.zeros(config.paths),
             recent_returns=recent,
             normalizer=normalizer,
             baseline=baseline,
@@ -347,42 +214,100 @@ class Trainer:
             "outcome": report["outcome"].name.lower(),
             "seconds_sampling": sampled - started,
             "seconds_update": updated - sampled,
-            "steps_per_second": config.steps_per_iteration / (updated - started),
+            "steps_per_second": sample.steps / (updated - started),
         }
         return after, row
 
-    def _learn(self, state, paths, key, normalize):
-        """Returns (θ', report, baseline state) from finite trajectories."""
+    def _sample(self, state, key, normalize) -> "_Sample":
         config = self.config
-        observations = normalize(_flat(paths.observations))
-        elapsed = _flat(paths.elapsed)
-        baseline = state.baseline
+        if config.sampler == "vine":
+            branches = vine.sample_vine(
+                self.environment,
+                self.policy,
+                state.theta,
+                key,
+                trunks=config.trunks,
+                trunk_length=config.path_length,
+                rollout_states=config.rollout_states,
+                rollouts_per_state=config.rollouts_per_state,
+                rollout_length=config.rollout_length,
+                discount=config.discount,
+                proposal=config.proposal,
+                normalize=normalize,
+            )
+            return _Sample(branches.trunks, None, True, branches)
+        fresh = config.fresh_paths or state.environment is None
+        paths, after, _ = single_path.sample_paths(
+            self.environment,
+            self.policy,
+            state.theta,
+            key,
+            steps=config.path_length,
+            states=config.paths if fresh else state.environment,
+            normalize=normalize,
+        )
+        return _Sample(paths, after, fresh, None)
+
+    def _learn(self, state, sample, key, normalize):
+        """Returns (θ', report, baseline state) from a finite sample."""
+        trunk_observations = normalize(_flat(sample.paths.observations))
+        baseline, explained = state.baseline, math.nan
+        if sample.branches is None:
+            advantages, baseline, explained = self._advantages(
+                state, sample.paths, trunk_observations, key, normalize
+            )
+            rows = {
+                "observations": trunk_observations,
+                "actions": _flat(sample.paths.actions),
+                "advantages": _flat(returns.standardize(advantages)).astype(np.float32),
+            }
+        else:
+            rows = self._vine_rows(sample.branches, normalize)
+        theta, report = self._update(
+            state.theta, rows, key.generator(Purpose.FISHER_STATES), trunk_observations
+        )
+        return theta, {**report, "explained_variance": explained}, baseline
+
+    def _vine_rows(self, branches: vine.Vine, normalize) -> dict[str, np.ndarray]:
+        # Neither a constant a state nor the scale of Q changes the step (App. I, App. C); both
+        # are taken out for float32's sake.
+        q_values = branches.q_values - branches.q_values.mean(axis=1, keepdims=True)
+        deviation = q_values.std()
+        rows = {
+            "observations": normalize(branches.observations),
+            "actions": branches.actions,
+            "proposal_log_probs": branches.proposal_log_probs,
+            "q_values": (q_values / deviation if deviation > 0 else q_values).astype(np.float32),
+        }
+        return {name: rows[name] for name in self._update.row_names}
+
+    def _advantages(self, state, paths, observations, key, normalize):
+        """Returns ([T, B] advantages, fitted baseline state, explained variance)."""
+        config = self.config
         if self.baseline is None:
             advantages = returns.discounted_sums(paths.rewards, paths.ends, config.discount)
-            explained = math.nan
-        else:
-            values = self.baseline.predict(baseline, observations, elapsed)
-            values = values.reshape(paths.rewards.shape)
-            advantages = returns.generalized_advantages(
-                paths.rewards,
-                values,
-                self._next_values(baseline, paths, values, normalize),
-                paths.ends,
-                config.discount,
-                config.gae_lambda,
-            )
-            targets = values + advantages
-            explained = 1.0 - np.var(targets - values) / max(np.var(targets), 1e-12)
-            baseline = self.baseline.fit(
-                baseline, observations, elapsed, _flat(targets), key.generator(Purpose.BASELINE_FIT)
-            )
-        rows = {
-            "observations": observations,
-            "actions": _flat(paths.actions),
-            "advantages": _flat(returns.standardize(advantages)).astype(np.float32),
-        }
-        theta, report = self._update(state.theta, rows, key.generator(Purpose.FISHER_STATES))
-        return theta, {**report, "explained_variance": explained}, baseline
+            return advantages, state.baseline, math.nan
+        elapsed = _flat(paths.elapsed)
+        values = self.baseline.predict(state.baseline, observations, elapsed)
+        values = values.reshape(paths.rewards.shape)
+        advantages = returns.generalized_advantages(
+            paths.rewards,
+            values,
+            self._next_values(state.baseline, paths, values, normalize),
+            paths.ends,
+            config.discount,
+            config.gae_lambda,
+        )
+        targets = values + advantages
+        explained = 1.0 - np.var(targets - values) / max(np.var(targets), 1e-12)
+        fitted = self.baseline.fit(
+            state.baseline,
+            observations,
+            elapsed,
+            _flat(targets),
+            key.generator(Purpose.BASELINE_FIT),
+        )
+        return advantages, fitted, explained
 
     def _next_values(self, baseline, paths, values, normalize):
         """Returns V(s_{t+1}), [T, B]: 0 after termination, V of the state cut off at a cut."""
@@ -397,13 +322,23 @@ class Trainer:
         return following
 
 
-def load_state(directory: pathlib.Path) -> State:
-    """Returns the last state that a run's directory holds.
+@dataclasses.dataclass(frozen=True)
+class _Sample:
+    """What a sampler returned: paths or trunks, the states after them, and vine's branches."""
 
-    Raises:
-      CheckpointError: there is no readable one.
-    """
-    return State.from_arrays(checkpoint.load_latest(directory / "checkpoints"))
+    paths: single_path.Trajectories
+    after: environments.EnvironmentStates | None
+    fresh: bool
+    branches: vine.Vine | None
+
+    @property
+    def finite(self) -> bool:
+        return self.paths.finite if self.branches is None else self.branches.finite
+
+    @property
+    def steps(self) -> int:
+        """Environment steps simulated."""
+        return self.paths.rewards.size + (self.branches.branch_steps if self.branches else 0)
 
 
 def iterations(trainer: Trainer, state: State) -> Iterator[tuple[State, dict[str, Any]]]:
@@ -413,112 +348,7 @@ def iterations(trainer: Trainer, state: State) -> Iterator[tuple[State, dict[str
         yield state, row
 
 
-def run(config: Config, directory: pathlib.Path, *, resume: bool) -> State:
-    """Trains in a directory: config.json, metrics.csv, tensorboard/, checkpoints/.
-
-    A checkpoint is written after every iteration. SIGINT and SIGTERM end the run at once with
-    the last completed iteration saved.
-
-    Args:
-      config: of the run.
-      directory: of the run.
-      resume: go on from the directory's last checkpoint.
-
-    Returns:
-      The last state completed.
-
-    Raises:
-      ValueError: the directory holds another run, or none to resume.
-      CheckpointError: no readable checkpoint.
-      OSError: the directory cannot be written.
-    """
-    checkpoints = directory / "checkpoints"
-    if resume:
-        check_resumable(config, directory)
-        trainer = Trainer(config)
-        state = load_state(directory)
-    else:
-        if (directory / "config.json").exists():
-            raise ValueError(f"{directory} already holds a run; pass --resume or another --out")
-        trainer = Trainer(config)
-        state = trainer.initial_state()
-        checkpoint.save(checkpoints, 0, state.to_arrays())
-        checkpoint.write_text(directory / "config.json", _describe(config))
-
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    writer = metrics.Writer(directory, state.iteration)
-    progress = tqdm.tqdm(
-        initial=state.iteration,
-        total=config.iterations,
-        unit="iteration",
-        desc=f"{config.task} {config.algorithm} seed {config.seed}",
-        dynamic_ncols=True,
-        mininterval=1.0,
-    )
-    try:
-        for after, row in iterations(trainer, state):
-            writer.write(row)
-            state = after
-            checkpoint.save(checkpoints, state.iteration, state.to_arrays())
-            progress.set_postfix_str(
-                f"return {row['return_recent']:.4g}, KL {row['mean_kl']:.3g}, "
-                f"{row['steps_per_second']:.0f} steps/s"
-            )
-            progress.update()
-    except KeyboardInterrupt:
-        checkpoint.save(checkpoints, state.iteration, state.to_arrays())
-        message = f"stopped; {state.iteration} iterations saved; go on with --resume"
-        progress.write(message, file=sys.stderr)
-    finally:
-        progress.close()
-        writer.close()
-    return state
-
-
-def check_resumable(config: Config, directory: pathlib.Path) -> None:
-    """Raises ValueError unless the directory's run has this configuration."""
-    path = directory / "config.json"
-    if not path.exists():
-        raise ValueError(f"{directory} holds no run to resume")
-    saved = json.loads(path.read_text())["config"]
-    asked = json.loads(json.dumps(dataclasses.asdict(config)))
-    differing = [
-        f"{name} is {saved.get(name)!r} there and {asked.get(name)!r} here"
-        for name in sorted(saved.keys() | asked.keys())
-        if saved.get(name) != asked.get(name) and name not in FREE_ON_RESUME
-    ]
-    if differing:
-        raise ValueError(
-            f"{directory} holds a run of another configuration: {'; '.join(differing)}"
-        )
-
-
-def _describe(config: Config) -> str:
-    """Returns config.json: configuration, command, revision, versions."""
-    script = pathlib.Path(sys.argv[0])
-    record = {
-        "config": dataclasses.asdict(config),
-        "command": " ".join(["python", f"{script.parent.name}/{script.name}", *sys.argv[1:]]),
-        "git_revision": _git_revision(),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: metadata.version(name) for name in PACKAGES},
-        },
-    }
-    return json.dumps(record, indent=2) + "\n"
-
-
-def _git_revision() -> str:
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
-    directory = pathlib.Path(__file__).parent
-    try:
-        result = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return result.stdout.strip()
-
-
-def _make_baseline(config: Config, observation_size: int) -> baselines.Baseline | None:
+def _make_baseline(config: config_lib.Config, observation_size: int) -> baselines.Baseline | None:
     if config.baseline == "linear":
         return baselines.LinearBaseline(observation_size)
     if config.baseline == "network":
@@ -535,50 +365,16 @@ def _make_baseline(config: Config, observation_size: int) -> baselines.Baseline 
     return None
 
 
-def _episodes(
-    paths: single_path.Trajectories, running: np.ndarray, *, first_only: bool
-) -> dict[str, Any]:
-    """Returns what the episodes that ended in [T, B] steps earned.
-
-    Args:
-      paths: trajectories.
-      running: [B] rewards of the first episodes before these steps.
-      first_only: report only the first episode of each path.
-
-    Returns:
-      returns and lengths: [E], in the order of their ends; count of all that ended; running:
-      [B] rewards so far of the episodes that have not ended.
-    """
-    earned = running[None] + np.cumsum(paths.rewards, axis=0)
-    ended = paths.terminated | paths.truncated
-    # What each path had earned at the end of its previous episode, at every time.
-    at_end = np.where(ended, np.arange(len(ended))[:, None], -1)
-    last_end = np.maximum.accumulate(at_end, axis=0)
-    before = np.vstack([np.full((1, ended.shape[1]), -1), last_end[:-1]])
-    columns = np.arange(ended.shape[1])[None]
-
-    def base(index):
-        return np.where(index < 0, 0.0, earned[index, columns])
-
-    chosen = ended & (before < 0) if first_only else ended
-    return {
-        "returns": (earned - base(before))[chosen],
-        "lengths": paths.elapsed[chosen] + 1,
-        "count": int(ended.sum()),
-        "running": (earned[-1:] - base(last_end[-1:]))[0],
-    }
-
-
 def _return_metrics(episodes, recent, max_episode_steps) -> dict[str, float]:
     """Returns the columns about episodes; those of an iteration without one are NaN."""
     row = {"return_recent": recent.mean() if len(recent) else math.nan}
-    returned = episodes["returns"]
+    returned = episodes.returns
     if len(returned):
         row |= {
             "return_mean": returned.mean(),
             "return_min": returned.min(),
             "return_max": returned.max(),
-            "episode_length": episodes["lengths"].mean(),
+            "episode_length": episodes.lengths.mean(),
             "reward_per_step": returned.mean() / max_episode_steps,
         }
     return row
@@ -587,13 +383,3 @@ def _return_metrics(episodes, recent, max_episode_steps) -> dict[str, float]:
 def _flat(array: np.ndarray) -> np.ndarray:
     """Returns [T, B, ...] as [T * B, ...]."""
     return array.reshape(-1, *array.shape[2:])
-
-
-def _require(condition: bool, name: str, value: Any, allowed: str) -> None:
-    if not condition:
-        raise ValueError(f"{name}={value} is not allowed: must be {allowed}")
-
-
-def _require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"unknown {name} {value!r}; known: {', '.join(choices)}")

@@ -14,7 +14,7 @@ from absl import flags
 from absl.testing import flagsaver
 
 from experiments import plot, train
-from trpo_repro import metrics, training
+from trpo_repro import metrics, runs
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 TINY = {
@@ -119,7 +119,7 @@ def test_stopped_and_resumed_run_is_the_uninterrupted_one(tmp_path, name):
     else:
         assert process.returncode == 0, errors
         assert "go on with --resume" in errors
-    stopped = training.load_state(tmp_path / "stopped").iteration
+    stopped = runs.load_state(tmp_path / "stopped").iteration
     assert 2 <= stopped < 40
     settings["iterations"] = stopped + 2
     for out, extra in (("stopped", ["--resume"]), ("whole", [])):
@@ -128,7 +128,7 @@ def test_stopped_and_resumed_run_is_the_uninterrupted_one(tmp_path, name):
     tables = [metrics.read(tmp_path / out / "metrics.csv") for out in ("stopped", "whole")]
     for column in set(metrics.COLUMNS) - set(metrics.TIMES):
         np.testing.assert_array_equal(tables[0][column], tables[1][column], err_msg=column)
-    theta = [training.load_state(tmp_path / out).theta for out in ("stopped", "whole")]
+    theta = [runs.load_state(tmp_path / out).theta for out in ("stopped", "whole")]
     assert theta[0].tobytes() == theta[1].tobytes()
 
 

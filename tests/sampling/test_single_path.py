@@ -33,9 +33,9 @@ def _arrays(trajectories):
 
 def test_is_a_pure_function():
     setting = _cartpole()
-    first, first_states = _sample(*setting)
+    first, first_states, _ = _sample(*setting)
     _sample(*setting, key=Key(4))
-    second, second_states = _sample(*setting)
+    second, second_states, _ = _sample(*setting)
     for name, array in _arrays(first).items():
         np.testing.assert_array_equal(array, _arrays(second)[name], err_msg=name)
     np.testing.assert_array_equal(first_states.simulator, second_states.simulator)
@@ -45,7 +45,7 @@ def test_is_a_pure_function():
 def test_every_transition_is_the_environments():
     """Replayed one row and one step at a time; cut observations are those before the reset."""
     environment, policy, theta = _cartpole()
-    paths, final = _sample(environment, policy, theta)
+    paths, final, _ = _sample(environment, policy, theta)
     assert paths.terminated.any()
     assert paths.truncated.any()
     cut_observations = iter(paths.cut_observations)
@@ -80,8 +80,8 @@ def test_every_transition_is_the_environments():
 
 def test_going_on_from_states_continues_them():
     environment, policy, theta = _cartpole()
-    _, states = _sample(environment, policy, theta, steps=7)
-    paths, _ = _sample(environment, policy, theta, states=states, key=Key(9))
+    _, states, _ = _sample(environment, policy, theta, steps=7)
+    paths, *_ = _sample(environment, policy, theta, states=states, key=Key(9))
     np.testing.assert_array_equal(
         paths.observations[0], environment.observe(states).astype(np.float32)
     )
@@ -91,7 +91,7 @@ def test_going_on_from_states_continues_them():
 def test_actions_have_the_policys_distribution():
     """Mean and deviation of the noise (action − mean) / σ over 20k draws, 5 standard errors."""
     environment, policy, theta = _cartpole()
-    paths, _ = _sample(environment, policy, theta, steps=40, states=500)
+    paths, *_ = _sample(environment, policy, theta, steps=40, states=500)
     mean = policy.mode(theta, paths.observations.reshape(-1, 4)).reshape(40, 500)
     noise = paths.actions[..., 0] - mean  # the initial deviation is 1
     assert abs(noise.mean()) < 5 / np.sqrt(noise.size)
@@ -103,8 +103,8 @@ def test_actions_have_the_policys_distribution():
 def test_policy_sees_normalized_observations():
     environment, policy, theta = _cartpole()
     theta = theta + 0.5
-    plain, _ = _sample(environment, policy, theta, steps=1)
-    shifted, _ = _sample(environment, policy, theta, steps=1, normalize=lambda x: x + 1.0)
+    plain, *_ = _sample(environment, policy, theta, steps=1)
+    shifted, *_ = _sample(environment, policy, theta, steps=1, normalize=lambda x: x + 1.0)
     np.testing.assert_array_equal(plain.observations, shifted.observations)
     weights = policy.mode(theta, np.ones((1, 4), np.float32)) - policy.mode(
         theta, np.zeros((1, 4), np.float32)
@@ -128,16 +128,20 @@ def test_mujoco_paths_split_into_halves_are_the_same_paths(task):
     )
     theta = policy.network.initial_parameters()
     theta[-environment.action_space.shape[0] :] = theta[-environment.action_space.shape[0] :]
-    whole, _ = single_path.sample_paths(environment, policy, theta, Key(0), steps=4, states=6)
-    first, middle = single_path.sample_paths(environment, policy, theta, Key(0), steps=2, states=6)
-    second, _ = single_path.sample_paths(environment, policy, theta, Key(1), steps=2, states=middle)
+    whole, *_ = single_path.sample_paths(environment, policy, theta, Key(0), steps=4, states=6)
+    first, middle, _ = single_path.sample_paths(
+        environment, policy, theta, Key(0), steps=2, states=6
+    )
+    second, *_ = single_path.sample_paths(
+        environment, policy, theta, Key(1), steps=2, states=middle
+    )
     assert not whole.ends[:-1].any()
     halves = np.concatenate([first.observations, second.observations])
     np.testing.assert_allclose(halves, whole.observations, atol=1e-5)
 
 
 def test_not_finite_numbers_are_noticed():
-    paths, _ = _sample(*_cartpole())
+    paths, *_ = _sample(*_cartpole())
     assert paths.finite
     paths.rewards[3, 2] = np.nan
     assert not paths.finite

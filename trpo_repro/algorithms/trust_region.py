@@ -202,7 +202,11 @@ def trust_region_step(
 
 
 class PolicyUpdate:
-    """One compiled policy update: surrogate, constraint and curvature over a batch in chunks."""
+    """One compiled policy update: surrogate, constraint and curvature over a batch in chunks.
+
+    Attributes:
+      row_names: what a batch's rows must hold.
+    """
 
     def __init__(
         self,
@@ -231,6 +235,7 @@ class PolicyUpdate:
             [None, *policy.observation_shape], policy.observation_dtype, "observations"
         )
         rows = {"observations": observations, **surrogate.row_specs(policy.family)}
+        self.row_names = tuple(rows)
         self._step = tf.function(
             self._step_in_graph,
             input_signature=[

@@ -88,12 +88,14 @@ class Environment(abc.ABC):
       observation_space: of one environment.
       action_space: of one environment; values outside a Box are legal and clipped by the task.
       max_episode_steps: time limit, in steps.
+      can_restore: whether any state can be stepped again, any number of times, as vine needs.
     """
 
     name: str
     observation_space: gymnasium.spaces.Box
     action_space: gymnasium.spaces.Space
     max_episode_steps: int
+    can_restore: bool = True
 
     @abc.abstractmethod
     def initial(self, batch_size: int, generator: np.random.Generator) -> EnvironmentStates:

@@ -54,3 +54,53 @@ class ImportanceSampled:
     def __call__(self, family, old, new, rows):
         log_ratio = self.log_probs(family, new, rows) - self.log_probs(family, old, rows)
         return tf.exp(log_ratio) * tf.cast(rows["advantages"], log_ratio.dtype)
+
+
+class SelfNormalized:
+    """Eq. 16: Σ_k wₖ Q̂ₖ / Σ_k wₖ with wₖ = π_θ(aₖ|s) / q(aₖ|s), K actions a state (eq. 66).
+
+    Adding a constant to a state's Q-values adds it to the term and changes no gradient: the
+    estimator holds its own baseline (App. I).
+    """
+
+    def row_specs(self, family):
+        return {
+            "actions": tf.TensorSpec([None, None, *family.action_shape], family.action_dtype),
+            "proposal_log_probs": tf.TensorSpec([None, None], tf.float32),
+            "q_values": tf.TensorSpec([None, None], tf.float32),
+        }
+
+    def log_probs(self, family, parameters, rows):
+        return _log_probs_of_many(family, parameters, rows["actions"])
+
+    def __call__(self, family, old, new, rows):
+        log_probs = self.log_probs(family, new, rows)
+        log_weights = log_probs - tf.cast(rows["proposal_log_probs"], log_probs.dtype)
+        weights = tf.nn.softmax(log_weights)  # wₖ / Σ w
+        return tf.reduce_sum(weights * tf.cast(rows["q_values"], weights.dtype), axis=-1)
+
+
+class ActionSum:
+    """Eq. 15: Σ_a π_θ(a|s) Q̂(s, a), every action once."""
+
+    def row_specs(self, family):
+        return {
+            "actions": tf.TensorSpec([None, None, *family.action_shape], family.action_dtype),
+            "q_values": tf.TensorSpec([None, None], tf.float32),
+        }
+
+    def log_probs(self, family, parameters, rows):
+        return _log_probs_of_many(family, parameters, rows["actions"])
+
+    def __call__(self, family, old, new, rows):
+        probabilities = tf.exp(self.log_probs(family, new, rows))
+        return tf.reduce_sum(
+            probabilities * tf.cast(rows["q_values"], probabilities.dtype), axis=-1
+        )
+
+
+def _log_probs_of_many(family, parameters, actions):
+    """Returns [n, K] log π(aₖ|s) of [n, K, ...] actions, from [n, D] parameters."""
+    count = tf.shape(actions)[1]
+    repeated = tf.repeat(parameters[:, None], count, axis=1)
+    return family.log_prob(repeated, actions)

@@ -52,6 +52,14 @@ class Family(abc.ABC):
     def fisher_product(self, parameters: tf.Tensor, tangent: tf.Tensor) -> tf.Tensor:
         """Returns M u: [..., D], with M the Fisher information in the [..., D] parameters."""
 
+    def all_actions(self) -> np.ndarray:
+        """Returns every action of a finite set, one a row.
+
+        Raises:
+          TypeError: the set is not finite.
+        """
+        raise TypeError(f"{type(self).__name__} has infinitely many actions")
+
     def log_prob(self, parameters: tf.Tensor, actions: tf.Tensor) -> tf.Tensor:
         """Returns log π(a|s), [...]."""
         if self.action_dtype.is_floating:
@@ -141,6 +149,9 @@ class FactoredCategorical(Family):
             products.append(p * (u - tf.reduce_sum(p * u, axis=-1, keepdims=True)))
         return tf.concat(products, axis=-1)
 
+    def all_actions(self):
+        return np.stack(list(np.ndindex(*self.sizes))).astype(np.int32)
+
     def _split(self, parameters):
         return tf.split(parameters, self.sizes, axis=-1)
 
@@ -160,6 +171,9 @@ class Categorical(FactoredCategorical):
 
     def mode(self, parameters):
         return tf.argmax(parameters, axis=-1, output_type=tf.int32)
+
+    def all_actions(self):
+        return np.arange(self.parameter_size, dtype=np.int32)
 
 
 def for_space(space: gymnasium.spaces.Space) -> Family:

@@ -53,6 +53,14 @@ class Policy:
         """Returns the [N, ...] actions that `noise` decides, from [N, ...] observations."""
         return self.actor(theta)(observations, noise)
 
+    def log_prob(
+        self, theta: np.ndarray, observations: np.ndarray, actions: np.ndarray
+    ) -> np.ndarray:
+        """Returns [N] log π_θ(a|s) of [N, ...] actions in [N, ...] observations."""
+        inputs = tf.convert_to_tensor(observations, self.observation_dtype)
+        outputs = self.network(tf.convert_to_tensor(theta), inputs)
+        return self.family.log_prob(outputs, actions).numpy()
+
     def mode(self, theta: np.ndarray, observations: np.ndarray) -> np.ndarray:
         """Returns the most probable [N, ...] actions in [N, ...] observations."""
         inputs = tf.convert_to_tensor(observations, self.observation_dtype)

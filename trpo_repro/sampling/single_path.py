@@ -1,6 +1,7 @@
 """The single-path sampler (Sec. 5.1): parallel paths, all their steps used."""
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 
@@ -59,8 +60,9 @@ def sample_paths(
     *,
     steps: int,
     states: environments.EnvironmentStates | int,
-    normalize=np.asarray,
-) -> tuple[Trajectories, environments.EnvironmentStates]:
+    normalize: Callable[[np.ndarray], np.ndarray] = np.asarray,
+    keep: np.ndarray | None = None,
+) -> tuple[Trajectories, environments.EnvironmentStates, environments.EnvironmentStates]:
     """Runs π_θ for `steps` steps in B parallel environments; ended episodes restart in place.
 
     A pure function: equal arguments give equal arrays.
@@ -73,9 +75,11 @@ def sample_paths(
       steps: T.
       states: B states to go on from, or the number B of fresh ones, s0 ~ ρ0.
       normalize: [B, ...] observations → what the policy sees.
+      keep: [T, B] bool, the states to return besides; none when None.
 
     Returns:
-      The trajectories and the B states after the last step.
+      The trajectories, the B states after the last step, and the states at `keep` in row-major
+      order.
     """
     action_noise = key.generator(Purpose.ACTIONS)
     initial_noise = key.generator(Purpose.INITIAL_STATES)
@@ -90,10 +94,13 @@ def sample_paths(
     terminated, truncated = np.empty(shape, bool), np.empty(shape, bool)
     elapsed = np.empty(shape, np.int64)
     cut_observations = []
+    kept = [states.select(np.zeros(0, np.int64))]
 
     for t in range(steps):
         observations[t] = environment.observe(states)
         elapsed[t] = states.elapsed
+        if keep is not None and keep[t].any():
+            kept.append(states.select(keep[t]))
         noise = family.draw_noise(action_noise, (len(states),))
         actions[t] = act(normalize(observations[t]), noise)
         step = environment.step(states, actions[t])
@@ -116,4 +123,4 @@ def sample_paths(
         elapsed,
         np.concatenate([empty, *cut_observations]),
     )
-    return trajectories, states
+    return trajectories, states, type(states).concatenate(kept)

@@ -1,0 +1,149 @@
+"""App. H: the variance of Q differences with and without common random numbers.
+
+python experiments/common_random_numbers.py --crn_out=results/vine
+
+Branch pairs start from the same restored states with different first actions. The time step Δt
+is swept at a fixed duration of the branches; discount per second is that of the task.
+"""
+
+import csv
+import pathlib
+
+import numpy as np
+from absl import flags
+from matplotlib import figure
+
+from experiments import cli, configs
+from trpo_repro import diagnostics, environments, training
+from trpo_repro.environments import cartpole, mujoco
+from trpo_repro.randomness import Key, Purpose
+from trpo_repro.sampling import single_path
+
+OUT = flags.DEFINE_string("crn_out", "results/vine", "Directory for table and figure.")
+STATES = flags.DEFINE_integer("crn_states", 100, "States that branches start from.")
+REPEATS = flags.DEFINE_integer("crn_repeats", 50, "Independent branch pairs from each state.")
+DISCOUNT = 0.99  # a step of the task's own duration
+
+# Task: its own Δt in seconds, multiples of it in the sweep, durations of branches in seconds.
+SWEEPS = {
+    "swimmer": (0.04, (0.25, 0.5, 1.0, 2.0), (1.0, 2.0)),
+    "cartpole": (0.02, (0.0625, 0.125, 0.25, 0.5, 1.0), (0.2, 0.4)),
+}
+COLUMNS = (
+    "task", "seconds_per_step", "branch_seconds", "branch_steps", "common_random_numbers",
+    "variance", "variance_low", "variance_high", "snr", "snr_low", "snr_high",
+)  # fmt: skip
+
+
+def make(task: str, multiple: float) -> environments.Environment:
+    """Returns a task whose step lasts a multiple of its own."""
+    if task == "cartpole":
+        return cartpole.CartPole(time_step=multiple * cartpole.TIME_STEP, max_episode_steps=10**6)
+    frame_skip = round(multiple * mujoco.TASKS[task].frame_skip)
+    return mujoco.Mujoco(task, frame_skip=frame_skip, max_episode_steps=10**6)
+
+
+def measure(task: str, states: int, repeats: int) -> list[dict]:
+    """Returns the rows of the table for one task.
+
+    States come from the task's own time step; the sweep restores the same states and first
+    actions at every Δt.
+    """
+    own, multiples, durations = SWEEPS[task]
+    trainer = training.Trainer(configs.PAPER[task], make(task, 1.0))
+    policy, theta = trainer.policy, trainer.policy.network.initial_parameters()
+    key = Key(0)
+    generator = key.generator(Purpose.ROLLOUT_SET)
+    keep = np.zeros((20, 50), bool)
+    keep.flat[generator.choice(keep.size, states, replace=False)] = True
+    _, _, kept = single_path.sample_paths(
+        trainer.environment, policy, theta, key, steps=20, states=50, keep=keep
+    )
+    observations = trainer.environment.observe(kept).astype(np.float32)
+    repeated = np.repeat(observations, 2, axis=0)
+    actions = policy.sample(theta, repeated, policy.family.draw_noise(generator, (2 * states,)))
+    actions = actions.reshape(states, 2, -1)
+    rows = []
+    for multiple in multiples:
+        environment = make(task, multiple)
+        for seconds in durations:
+            length = round(seconds / (own * multiple))
+            for common in (True, False):
+                differences = diagnostics.value_differences(
+                    environment,
+                    policy,
+                    theta,
+                    key,
+                    kept,
+                    actions,
+                    repeats=repeats,
+                    length=length,
+                    discount=DISCOUNT**multiple,
+                    common_random_numbers=common,
+                )
+                # Rewards are paid a step; their integral over time compares between Δt.
+                differences = differences * multiple
+                resampling = np.random.default_rng(0)
+                variance = diagnostics.estimate(diagnostics.noise, differences, resampling)
+                snr = diagnostics.estimate(diagnostics.signal_to_noise, differences, resampling)
+                values = (task, own * multiple, seconds, length, common, *variance, *snr)
+                rows.append(dict(zip(COLUMNS, values, strict=True)))
+    return rows
+
+
+def draw(rows: list[dict], path: pathlib.Path) -> None:
+    """Draws signal-to-noise ratios against Δt, a panel a task."""
+    canvas = figure.Figure(figsize=(9, 4), layout="constrained")
+    for axes, task in zip(canvas.subplots(1, len(SWEEPS)), SWEEPS, strict=True):
+        for seconds, marker in zip(SWEEPS[task][2], "os", strict=True):
+            for common, color in ((True, "C0"), (False, "C3")):
+                chosen = [
+                    row
+                    for row in rows
+                    if (row["task"], row["branch_seconds"], row["common_random_numbers"])
+                    == (task, seconds, common)
+                ]
+                x = [row["seconds_per_step"] for row in chosen]
+                snr, low, high = (
+                    np.array([row[name] for row in chosen])
+                    for name in ("snr", "snr_low", "snr_high")
+                )
+                numbers = "common" if common else "independent"
+                axes.errorbar(
+                    x,
+                    snr,
+                    [snr - low, high - snr],
+                    color=color,
+                    marker=marker,
+                    linestyle="-" if common else "--",
+                    capsize=3,
+                    label=f"{numbers} random numbers, {seconds:g} s branches",
+                )
+        axes.set(xscale="log", yscale="log", title=task, xlabel="time step Δt (s)")
+        axes.set_ylabel("signal-to-noise ratio of Q differences")
+        axes.grid(alpha=0.3, which="both")
+        axes.legend(fontsize="x-small")
+    canvas.supxlabel("bars: 95% bootstrap interval over states", fontsize=8)
+    canvas.savefig(path, dpi=150)
+
+
+def main(_):
+    directory = pathlib.Path(OUT.value)
+    directory.mkdir(parents=True, exist_ok=True)
+    rows = [row for task in SWEEPS for row in measure(task, STATES.value, REPEATS.value)]
+    with (directory / "common_random_numbers.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    for row in rows:
+        print(
+            f"{row['task']:9} Δt {row['seconds_per_step']:.5f} s, branch {row['branch_seconds']} s, "
+            f"{'common     ' if row['common_random_numbers'] else 'independent'}: variance "
+            f"{row['variance']:.4g} [{row['variance_low']:.4g}, {row['variance_high']:.4g}], "
+            f"SNR {row['snr']:.4g} [{row['snr_low']:.4g}, {row['snr_high']:.4g}]"
+        )
+    draw(rows, directory / "common_random_numbers.png")
+
+
+if __name__ == "__main__":
+    cli.run(main)

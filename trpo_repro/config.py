@@ -1,0 +1,180 @@
+"""All that decides a run's numbers, checked."""
+
+import dataclasses
+import math
+from typing import Any
+
+from trpo_repro import environments
+from trpo_repro.algorithms import trust_region
+from trpo_repro.policies import networks
+from trpo_repro.sampling import vine
+
+SAMPLERS = ("single_path", "vine")
+BASELINES = ("none", "linear", "network")
+KL_STATES = ("trunk", "rollout")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """All that decides a run's numbers.
+
+    Attributes:
+      task: see `environments.task_names`.
+      algorithm: see `trust_region.METHODS`.
+      sampler: `single_path` or `vine`.
+      seed: of every random number.
+      iterations: policy iterations.
+      steps_per_iteration: environment steps of one iteration, all paths together; vine's follow
+        from the four numbers of its own and from how early branches end.
+      path_length: steps of each parallel path, or vine trunk, in one iteration.
+      fresh_paths: start every iteration from s0 ~ ρ0; else go on from the last states.
+      discount: γ.
+      gae_lambda: λ of the advantages, with a baseline.
+      baseline: `none` (paper), `linear` or `network`.
+      hidden_sizes: units of the policy's hidden layers (and of a network baseline's).
+      activation: of hidden layers.
+      skip_inputs: leading observation columns that the policy does not see.
+      initial_log_std: of Gaussian policies.
+      normalize_observations: by running mean and deviation.
+      kl_limit: δ, in nats.
+      step_size: 1/λ of algorithms with a fixed step.
+      cg_iterations: k.
+      damping: multiple of the identity added to the Fisher matrix.
+      fisher_fraction: of the states used for Fisher-vector products.
+      backtrack_factor: of the line search.
+      max_backtracks: of the line search.
+      baseline_epochs: passes of Adam over a batch.
+      baseline_minibatch: rows of one Adam step.
+      baseline_learning_rate: of Adam.
+      trunks: vine's trunk paths.
+      rollout_states: N, states that vine branches from.
+      rollouts_per_state: K, branches of each.
+      rollout_length: steps of a branch that does not end before.
+      proposal: q, of the branches' first actions: `policy` or `uniform`.
+      kl_states: vine's states of the KL constraint and the Fisher matrix: `trunk` (all trunk
+        states) or `rollout` (the rollout set).
+      threads: simulator threads; 0 means all cores. Never changes a number.
+    """
+
+    task: str = "swimmer"
+    algorithm: str = "trpo"
+    sampler: str = "single_path"
+    seed: int = 0
+    iterations: int = 200
+    steps_per_iteration: int = 50_000
+    path_length: int = 1000
+    fresh_paths: bool = True
+    discount: float = 0.99
+    gae_lambda: float = 1.0
+    baseline: str = "none"
+    hidden_sizes: tuple[int, ...] = (30,)
+    activation: str = "softplus"
+    skip_inputs: int = 0
+    initial_log_std: float = 0.0
+    normalize_observations: bool = False
+    kl_limit: float = 0.01
+    step_size: float = 0.1
+    cg_iterations: int = 10
+    damping: float = 0.0
+    fisher_fraction: float = 0.1
+    backtrack_factor: float = 0.8
+    max_backtracks: int = 15
+    baseline_epochs: int = 20
+    baseline_minibatch: int = 128
+    baseline_learning_rate: float = 1e-3
+    trunks: int = 16
+    rollout_states: int = 125
+    rollouts_per_state: int = 4
+    rollout_length: int = 50
+    proposal: str = "policy"
+    kl_states: str = "trunk"
+    threads: int = 0
+
+    def __post_init__(self):
+        _require_choice("task", self.task, environments.task_names())
+        _require_choice("algorithm", self.algorithm, tuple(trust_region.METHODS))
+        _require_choice("sampler", self.sampler, SAMPLERS)
+        _require_choice("baseline", self.baseline, BASELINES)
+        _require_choice("proposal", self.proposal, vine.PROPOSALS)
+        _require_choice("kl_states", self.kl_states, KL_STATES)
+        _require_choice("activation", self.activation, networks.ACTIVATIONS)
+        for name in (
+            "iterations",
+            "steps_per_iteration",
+            "path_length",
+            "cg_iterations",
+            "baseline_epochs",
+            "baseline_minibatch",
+            "trunks",
+            "rollout_states",
+            "rollouts_per_state",
+            "rollout_length",
+        ):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        for name in ("seed", "skip_inputs", "threads", "max_backtracks", "damping"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
+        for name in ("kl_limit", "step_size", "baseline_learning_rate"):
+            value = getattr(self, name)
+            require(0 < value < math.inf, name, value, "positive and finite")
+        for name in ("discount", "backtrack_factor"):
+            value = getattr(self, name)
+            require(0 < value < 1, name, value, "between 0 and 1, both excluded")
+        require(0 <= self.gae_lambda <= 1, "gae_lambda", self.gae_lambda, "in [0, 1]")
+        require(0 < self.fisher_fraction <= 1, "fisher_fraction", self.fisher_fraction, "in (0, 1]")
+        require(
+            all(units >= 1 for units in self.hidden_sizes),
+            "hidden_sizes",
+            self.hidden_sizes,
+            "positive",
+        )
+        if self.sampler == "vine":
+            states = self.trunks * self.path_length
+            require(
+                self.rollout_states <= states,
+                "rollout_states",
+                self.rollout_states,
+                f"at most the {states} states of the trunks",
+            )
+            require(self.baseline == "none", "baseline", self.baseline, "none with vine")
+            require(self.fresh_paths, "fresh_paths", self.fresh_paths, "true with vine")
+            return
+        require(
+            self.steps_per_iteration >= self.path_length,
+            "steps_per_iteration",
+            self.steps_per_iteration,
+            f"at least one path: path_length={self.path_length}",
+        )
+        require(
+            self.steps_per_iteration % self.path_length == 0,
+            "steps_per_iteration",
+            self.steps_per_iteration,
+            f"a multiple of path_length={self.path_length}",
+        )
+
+    @property
+    def paths(self) -> int:
+        """Parallel paths, or vine trunks."""
+        if self.sampler == "vine":
+            return self.trunks
+        return self.steps_per_iteration // self.path_length
+
+    @property
+    def method(self) -> trust_region.Method:
+        """The algorithm's row of the table with this configuration's numbers."""
+        row = trust_region.METHODS[self.algorithm]
+        numbers = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(row)
+            if hasattr(self, field.name)
+        }
+        return dataclasses.replace(row, **numbers)
+
+
+def require(condition: bool, name: str, value: Any, allowed: str) -> None:
+    if not condition:
+        raise ValueError(f"{name}={value} is not allowed: must be {allowed}")
+
+
+def _require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"unknown {name} {value!r}; known: {', '.join(choices)}")

@@ -1,0 +1,118 @@
+"""Variances of estimators, measured by repeated sampling at a fixed policy (App. H, claim C10)."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from scipy import stats
+
+from trpo_repro import environments
+from trpo_repro.estimation import surrogates
+from trpo_repro.policies import policy as policy_lib
+from trpo_repro.randomness import Key
+from trpo_repro.sampling import vine
+
+RESAMPLES = 1000
+
+
+class Estimate(NamedTuple):
+    """A number with the ends of its 95% bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def estimate(
+    statistic: Callable[[np.ndarray], float], samples: np.ndarray, generator: np.random.Generator
+) -> Estimate:
+    """Returns statistic(samples) with a percentile-bootstrap interval over the first axis."""
+    interval = stats.bootstrap(
+        (np.arange(len(samples)),),
+        lambda rows: statistic(samples[rows]),
+        vectorized=False,
+        n_resamples=RESAMPLES,
+        method="percentile",
+        rng=generator,
+    ).confidence_interval
+    return Estimate(float(statistic(samples)), float(interval.low), float(interval.high))
+
+
+def value_differences(
+    environment: environments.Environment,
+    policy: policy_lib.Policy,
+    theta: np.ndarray,
+    key: Key,
+    states: environments.EnvironmentStates,
+    actions: np.ndarray,
+    *,
+    repeats: int,
+    length: int,
+    discount: float,
+    common_random_numbers: bool,
+) -> np.ndarray:
+    """Returns [N, R] independent samples of Q̂(s, a₁) − Q̂(s, a₂), by branches from N states.
+
+    Args:
+      environment: to act in.
+      policy: π_θ.
+      theta: [P].
+      key: of the policy's random numbers.
+      states: N states.
+      actions: [N, 2, ...].
+      repeats: R.
+      length: steps of a branch.
+      discount: γ.
+      common_random_numbers: whether the two branches share random numbers.
+    """
+    q_values, _ = vine.branch_values(
+        environment,
+        policy,
+        theta,
+        key,
+        states.repeat(repeats),
+        np.repeat(actions, repeats, axis=0),
+        length=length,
+        discount=discount,
+        common_random_numbers=common_random_numbers,
+    )
+    return (q_values[:, 0] - q_values[:, 1]).reshape(len(states), repeats)
+
+
+def noise(differences: np.ndarray) -> float:
+    """Returns the variance of [N, R] samples about their state's mean, averaged over states."""
+    return float(differences.var(axis=1, ddof=1).mean())
+
+
+def signal_to_noise(differences: np.ndarray) -> float:
+    """Returns E_s[(E D)²] / E_s[Var D] of [N, R] samples D, the numerator without bias."""
+    variance = differences.var(axis=1, ddof=1)
+    signal = differences.mean(axis=1) ** 2 - variance / differences.shape[1]
+    return float(signal.mean() / variance.mean())
+
+
+def surrogate_gradient(
+    policy: policy_lib.Policy, surrogate: surrogates.Surrogate
+) -> Callable[[np.ndarray, Mapping[str, np.ndarray]], np.ndarray]:
+    """Returns (θ, rows) → [P], the gradient at θ_old = θ of the mean surrogate over the rows."""
+    observations = tf.TensorSpec([None, *policy.observation_shape], policy.observation_dtype)
+    specs = {"observations": observations, **surrogate.row_specs(policy.family)}
+
+    @tf.function(input_signature=[tf.TensorSpec([policy.network.size], tf.float32), specs])
+    def gradient(theta, rows):
+        with tf.GradientTape() as tape:
+            tape.watch(theta)
+            new = policy.network(theta, rows["observations"])
+            terms = surrogate(policy.family, tf.stop_gradient(new), new, rows)
+            mean = tf.reduce_mean(terms)
+        return tape.gradient(mean, theta)
+
+    return lambda theta, rows: gradient(theta, {name: rows[name] for name in specs}).numpy()
+
+
+def relative_variance(gradients: np.ndarray) -> float:
+    """Returns tr Cov(g) / ‖E g‖² of [M, P] samples, the squared norm without bias."""
+    total = gradients.var(axis=0, ddof=1).sum()
+    squared_norm = (gradients.mean(axis=0) ** 2).sum() - total / len(gradients)
+    return float(total / squared_norm) if squared_norm > 0 else np.inf
