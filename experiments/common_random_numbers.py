@@ -136,9 +136,10 @@ def main(_):
         writer.writeheader()
         writer.writerows(rows)
     for row in rows:
+        numbers = "common" if row["common_random_numbers"] else "independent"
         print(
-            f"{row['task']:9} Δt {row['seconds_per_step']:.5f} s, branch {row['branch_seconds']} s, "
-            f"{'common     ' if row['common_random_numbers'] else 'independent'}: variance "
+            f"{row['task']:9} Δt {row['seconds_per_step']:.5f} s, "
+            f"branch {row['branch_seconds']} s, {numbers:11}: variance "
             f"{row['variance']:.4g} [{row['variance_low']:.4g}, {row['variance_high']:.4g}], "
             f"SNR {row['snr']:.4g} [{row['snr_low']:.4g}, {row['snr_high']:.4g}]"
         )

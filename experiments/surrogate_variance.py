@@ -9,6 +9,7 @@ Each estimator's gradient is sampled many times at one fixed policy. Reported is
 import csv
 import dataclasses
 import pathlib
+from typing import Any
 
 import numpy as np
 from absl import flags
@@ -31,7 +32,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def measure(task: str, gradients: int, iterations: int, **changes: int) -> list[dict]:
+def measure(task: str, gradients: int, iterations: int, **changes: Any) -> list[dict]:
     """Returns the rows of the table for one task and one policy.
 
     Args:

@@ -2,21 +2,29 @@
 
 import io
 
+import gymnasium
 import numpy as np
 import pytest
 
 from trpo_repro import environments
+from trpo_repro.environments import tabular
+from trpo_repro.theory import mdp
 
 STEPS = 12
 
 
-@pytest.fixture(params=environments.task_names())
+@pytest.fixture(params=[*environments.task_names(), "tabular"])
 def environment(request):
+    if request.param == "tabular":
+        process = mdp.random_mdp(0)
+        return tabular.Tabular(process.transitions, process.rewards, process.initial)
     return environments.make(request.param, threads=2)
 
 
 def _random_actions(environment, batch_size, generator):
-    """Actions of a wide normal: many lie outside the bounds."""
+    """Actions of a wide normal: many lie outside the bounds. Discrete ones are uniform."""
+    if isinstance(environment.action_space, gymnasium.spaces.Discrete):
+        return generator.integers(environment.action_space.n, size=batch_size)
     return 2.0 * generator.standard_normal((batch_size, *environment.action_space.shape))
 
 
@@ -134,7 +142,7 @@ def test_time_limit_truncates_but_does_not_terminate(environment):
     states = environment.initial(2, np.random.default_rng(0))
     late = type(states)(**{**states.to_arrays(), "elapsed": np.array([998, 999])})
     late = type(states).from_arrays(late.to_arrays())
-    step = environment.step(late, np.zeros((2, *environment.action_space.shape)))
+    step = environment.step(late, np.zeros((2, *environment.action_space.shape), int))
     assert environment.max_episode_steps == 1000
     np.testing.assert_array_equal(step.terminated, False)
     np.testing.assert_array_equal(step.truncated, [False, True])
