@@ -26,7 +26,7 @@ from trpo_repro.algorithms import trust_region
 from trpo_repro.environments import mujoco as mujoco_environments
 from trpo_repro.estimation import surrogates
 from trpo_repro.randomness import Key
-from trpo_repro.sampling import single_path
+from trpo_repro.sampling import single_path, vine
 
 PEER_PYTHON = flags.DEFINE_string(
     "peer_python", None, "Python of an environment with sb3-contrib; adds the comparison with it."
@@ -46,6 +46,7 @@ def main(_):
         return
     for task in TASKS:
         _report(f"{task}: closed-loop sampling / open-loop mujoco.rollout", *_sampling(task), 0.85)
+    _report("Hopper-v5: vine branches / open-loop mujoco.rollout", *_branches("Hopper-v5"), 0.85)
     _report("Fisher-vector product / gradient, 50K rows (seconds)", *_products(), 1.5, most=True)
     update, iteration = _update_share()
     _report("update / iteration, Hopper 50K steps (seconds)", update, iteration, 0.05, most=True)
@@ -85,21 +86,8 @@ def _alternated(first: Callable[[], object], second: Callable[[], object]) -> tu
 
 
 def _sampling(task: str) -> tuple[float, float]:
-    """Returns steps per second closed-loop, and of mujoco.rollout on the same work.
-
-    The open loop starts every step from the closed loop's own states, with its actions and
-    thread count: the same physics, without policy, rewards, observations or resets.
-    """
-    config = dataclasses.replace(
-        configs.preset("paper", task),
-        steps_per_iteration=PATHS * STEPS,
-        path_length=STEPS,
-        fresh_paths=False,
-    )
-    environment = environments.make(task)
-    assert isinstance(environment, mujoco_environments.Mujoco)
-    trainer = training.Trainer(config, environment)
-    theta = trainer.policy.network.initial_parameters()
+    """Returns steps per second of single-path sampling, and of mujoco.rollout on the same work."""
+    trainer, environment, theta = _random_policy(task)
 
     def sample(states):
         return single_path.sample_paths(
@@ -107,33 +95,78 @@ def _sampling(task: str) -> tuple[float, float]:
         )
 
     _, start, _ = sample(PATHS)
-    model, frame_skip = environment.model, environment.task.frame_skip
-    states, actions = [], []
-    step = environment.step
+    closed, opened = _against_open_loop(environment, lambda: sample(start))
+    return PATHS * STEPS / closed, PATHS * STEPS / opened
 
-    def recorded(at, action):
-        states.append(at.simulator)
-        actions.append(action)
-        return step(at, action)
+
+def _branches(task: str) -> tuple[float, float]:
+    """Returns steps per second of 625 × 4 vine branches none of which ends, and of the same
+    rows in mujoco.rollout."""
+    trainer, environment, theta = _random_policy(task)
+    states = environment.initial(625, np.random.default_rng(0))
+    shape = (625, 4, *environment.action_space.shape)
+    actions = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+    length = 8  # steps from a start in which no hopper falls
+
+    def branch():
+        return vine.branch_values(
+            environment,
+            trainer.policy,
+            theta,
+            Key(0),
+            states,
+            actions,
+            length=length,
+            discount=0.99,
+        )
+
+    rows = 2500 * length
+    _, steps = branch()
+    assert steps == rows, "a branch ended: choose a shorter length"
+    closed, opened = _against_open_loop(environment, branch)
+    return rows / closed, rows / opened
+
+
+def _random_policy(task: str):
+    environment = environments.make(task)
+    assert isinstance(environment, mujoco_environments.Mujoco)
+    trainer = training.Trainer(configs.preset("paper", task), environment)
+    return trainer, environment, trainer.policy.network.initial_parameters()
+
+
+def _against_open_loop(
+    environment: mujoco_environments.Mujoco, run: Callable[[], object]
+) -> tuple[float, float]:
+    """Returns median seconds of `run` and of mujoco.rollout on the steps that `run` takes.
+
+    The open loop starts every step from the closed loop's own states, with its actions and
+    thread count: the same physics, without policy, rewards, observations or resets.
+    """
+    model, step = environment.model, environment.step
+    work = []
+
+    def recorded(states, actions):
+        physics = np.zeros(
+            (len(states), mujoco.mj_stateSize(model, mujoco.mjtState.mjSTATE_FULLPHYSICS.value))
+        )
+        size = model.nq + model.nv
+        physics[:, 1 : 1 + size] = states.simulator[:, :size]
+        warmstart = np.ascontiguousarray(states.simulator[:, size : size + model.nv])
+        control = np.asarray(actions, np.float64)[:, None]
+        work.append((physics, np.repeat(control, environment.task.frame_skip, 1), warmstart))
+        return step(states, actions)
 
     environment.step = recorded  # type: ignore[method-assign]
-    sample(start)
+    run()
     environment.step = step  # type: ignore[method-assign]
-    physics = mujoco.mj_stateSize(model, mujoco.mjtState.mjSTATE_FULLPHYSICS.value)
-    rows = np.zeros((STEPS, PATHS, physics))
-    rows[:, :, 1 : 1 + model.nq + model.nv] = np.stack(states)[:, :, : model.nq + model.nv]
-    warmstarts = np.ascontiguousarray(np.stack(states)[:, :, model.nq + model.nv :])
-    controls = np.repeat(np.stack(actions)[:, :, None].astype(np.float64), frame_skip, axis=2)
-    threads = environment.threads
-    datas = [mujoco.MjData(model) for _ in range(threads)]
-    with mujoco_rollout.Rollout(nthread=threads) as pool:
+    datas = [mujoco.MjData(model) for _ in range(environment.threads)]
+    with mujoco_rollout.Rollout(nthread=environment.threads) as pool:
 
         def open_loop():
-            for t in range(STEPS):
-                pool.rollout(model, datas, rows[t], controls[t], initial_warmstart=warmstarts[t])
+            for physics, controls, warmstart in work:
+                pool.rollout(model, datas, physics, controls, initial_warmstart=warmstart)
 
-        closed, opened = _alternated(lambda: sample(start), open_loop)
-    return PATHS * STEPS / closed, PATHS * STEPS / opened
+        return _alternated(run, open_loop)
 
 
 def _products() -> tuple[float, float]:

@@ -2,8 +2,9 @@
 
 python experiments/surrogate_variance.py --variance_out=results/vine
 
-Each estimator's gradient is sampled many times at one fixed policy. Reported is tr Cov(g) over
-‖E g‖²: the noise of one gradient relative to its signal, free of the estimators' scales.
+Each estimator's gradient is sampled many times at one fixed policy. Reported are its variance
+tr Cov(g), and the signal-to-noise ratio ‖E g‖² / tr Cov(g). Eq. 16's baseline holds the sample
+itself, so its expected gradient is (K − 1) / K of eq. 14's: vine's gradients are divided by that.
 """
 
 import csv
@@ -27,8 +28,8 @@ TRAINED = flags.DEFINE_multi_integer(
     "trained", [0, 10], "Single-path iterations that made the policy; repeatable."
 )
 COLUMNS = (
-    "task", "policy_iterations", "estimator", "q_values", "simulator_steps", "relative_variance",
-    "low", "high",
+    "task", "policy_iterations", "estimator", "q_values", "simulator_steps",
+    "variance", "variance_low", "variance_high", "snr", "snr_low", "snr_high",
 )  # fmt: skip
 
 
@@ -54,6 +55,7 @@ def measure(task: str, gradients: int, iterations: int, **changes: Any) -> list[
     samples: dict[str, list] = {"vine": [], "single path, same Q-values": []}
     steps: dict[str, list[int]] = {name: [] for name in samples}
     q_count = config.rollout_states * config.rollouts_per_state
+    shrinkage = config.rollouts_per_state / (config.rollouts_per_state - 1)
 
     def path_rows(paths, key, count):
         """Returns rows of `count` steps of the paths, chosen at random (all when None)."""
@@ -90,7 +92,7 @@ def measure(task: str, gradients: int, iterations: int, **changes: Any) -> list[
             "proposal_log_probs": sample.proposal_log_probs,
             "q_values": sample.q_values.astype(np.float32),
         }
-        samples["vine"].append(branched(theta, rows))
+        samples["vine"].append(branched(theta, rows) * shrinkage)
         steps["vine"].append(sample.trunks.rewards.size + sample.branch_steps)
         trunk = path_rows(sample.trunks, key, q_count)
         samples["single path, same Q-values"].append(single(theta, trunk))
@@ -110,36 +112,43 @@ def measure(task: str, gradients: int, iterations: int, **changes: Any) -> list[
     counts = {"vine": q_count, "single path, same Q-values": q_count}
     table = []
     for estimator, drawn in samples.items():
-        spread = diagnostics.estimate(
-            diagnostics.relative_variance, np.stack(drawn), np.random.default_rng(0)
-        )
+        generator = np.random.default_rng(0)
+        variance = diagnostics.estimate(diagnostics.gradient_variance, np.stack(drawn), generator)
+        snr = diagnostics.estimate(diagnostics.gradient_signal_to_noise, np.stack(drawn), generator)
         mean_steps = round(np.mean(steps[estimator]))
         values = (
-            task, iterations, estimator, counts.get(estimator, mean_steps), mean_steps, *spread,
+            task, iterations, estimator, counts.get(estimator, mean_steps), mean_steps, *variance, *snr,
         )  # fmt: skip
         table.append(dict(zip(COLUMNS, values, strict=True)))
     return table
 
 
 def draw(rows: list[dict], path: pathlib.Path) -> None:
-    """Draws the relative variances as bars, a group a policy."""
+    """Draws variances and signal-to-noise ratios as bars, a group a policy."""
     groups = list(dict.fromkeys((row["task"], row["policy_iterations"]) for row in rows))
     estimators = list(dict.fromkeys(row["estimator"] for row in rows))
-    canvas = figure.Figure(figsize=(8, 4), layout="constrained")
-    axes = canvas.subplots()
-    for i, estimator in enumerate(estimators):
-        chosen = [row for row in rows if row["estimator"] == estimator]
-        value = np.array([row["relative_variance"] for row in chosen])
-        ends = np.array([[row["low"], row["high"]] for row in chosen]).T
-        errors = np.clip(np.abs(ends - value), 0, np.where(np.isfinite(ends), np.inf, 0))
-        x = np.arange(len(groups)) + 0.27 * (i - 1)
-        axes.bar(x, value, 0.25, yerr=errors, capsize=3, label=estimator)
-    axes.set_xticks(range(len(groups)), [f"{task}\nafter {n} iterations" for task, n in groups])
-    axes.set(yscale="log", ylabel="gradient variance / squared norm", title="Claim C10")
-    axes.legend(fontsize="small")
-    axes.grid(alpha=0.3, axis="y")
-    canvas.supxlabel("bars: 95% bootstrap interval over sampled gradients", fontsize=8)
-    canvas.savefig(path, dpi=150)
+    canvas = figure.Figure(figsize=(11, 4.4), layout="constrained")
+    panels = {
+        "variance": "variance of one gradient, tr Cov(g)",
+        "snr": "signal-to-noise ratio, ‖E g‖² / tr Cov(g)",
+    }
+    for axes, (name, label) in zip(canvas.subplots(1, 2), panels.items(), strict=True):
+        for i, estimator in enumerate(estimators):
+            chosen = [row for row in rows if row["estimator"] == estimator]
+            value, low, high = (
+                np.array([row[column] for row in chosen])
+                for column in (name, f"{name}_low", f"{name}_high")
+            )
+            errors = np.clip([value - low, high - value], 0, None)
+            x = np.arange(len(groups)) + 0.27 * (i - 1)
+            axes.bar(x, value, 0.25, yerr=errors, capsize=3, label=estimator)
+        axes.set_xticks(range(len(groups)), [f"{task}\nafter {n} it." for task, n in groups])
+        axes.set(yscale="log", ylabel=label)
+        axes.grid(alpha=0.3, axis="y")
+    canvas.axes[1].set_ylim(bottom=1e-3)
+    canvas.axes[0].legend(fontsize="small")
+    canvas.supxlabel("bars: 95% bootstrap interval; ratios below 0.001 are not drawn", fontsize=8)
+    canvas.savefig(path, dpi=130)
 
 
 def main(_):
@@ -159,7 +168,9 @@ def main(_):
         print(
             f"{row['task']:9} after {row['policy_iterations']:2} iterations, {row['estimator']:27} "
             f"{row['q_values']:6} Q-values, {row['simulator_steps']:6} steps: "
-            f"{row['relative_variance']:.3g} [{row['low']:.3g}, {row['high']:.3g}]"
+            f"variance {row['variance']:.3g} "
+            f"[{row['variance_low']:.3g}, {row['variance_high']:.3g}], "
+            f"SNR {row['snr']:.3g} [{row['snr_low']:.3g}, {row['snr_high']:.3g}]"
         )
     draw(rows, directory / "surrogate_variance.png")
 

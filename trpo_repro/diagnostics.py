@@ -111,8 +111,16 @@ def surrogate_gradient(
     return lambda theta, rows: gradient(theta, {name: rows[name] for name in specs}).numpy()
 
 
-def relative_variance(gradients: np.ndarray) -> float:
-    """Returns tr Cov(g) / ‖E g‖² of [M, P] samples, the squared norm without bias."""
-    total = gradients.var(axis=0, ddof=1).sum()
+def gradient_variance(gradients: np.ndarray) -> float:
+    """Returns tr Cov(g) of [M, P] samples."""
+    return float(gradients.var(axis=0, ddof=1).sum())
+
+
+def gradient_signal_to_noise(gradients: np.ndarray) -> float:
+    """Returns ‖E g‖² / tr Cov(g) of [M, P] samples, the squared norm without bias.
+
+    Free of the estimator's scale; its inverse is the relative variance of one gradient.
+    """
+    total = gradient_variance(gradients)
     squared_norm = (gradients.mean(axis=0) ** 2).sum() - total / len(gradients)
-    return float(total / squared_norm) if squared_norm > 0 else np.inf
+    return float(squared_norm / total)
