@@ -117,7 +117,8 @@ def measure(task: str, gradients: int, iterations: int, **changes: Any) -> list[
         snr = diagnostics.estimate(diagnostics.gradient_signal_to_noise, np.stack(drawn), generator)
         mean_steps = round(np.mean(steps[estimator]))
         values = (
-            task, iterations, estimator, counts.get(estimator, mean_steps), mean_steps, *variance, *snr,
+            task, iterations, estimator, counts.get(estimator, mean_steps), mean_steps,
+            *variance, *snr,
         )  # fmt: skip
         table.append(dict(zip(COLUMNS, values, strict=True)))
     return table
