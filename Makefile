@@ -3,8 +3,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= runs/demo
 
+PAPER_RUNS := \
+	--runs='Cart-pole/single path=results/cartpole/single_path/seed_*' \
+	--runs='Cart-pole/vine=results/cartpole/vine/seed_*' \
+	--runs='Swimmer/single path=results/swimmer/single_path/seed_*' \
+	--runs='Swimmer/vine=results/swimmer/vine/seed_*' \
+	--runs='Hopper/single path=results/hopper/single_path/seed_*' \
+	--runs='Hopper/vine=results/hopper/vine/seed_*' \
+	--runs='Walker/single path=results/walker/single_path/seed_*'
+
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint bench bench-peers
+.PHONY: help install demo test test-slow lint bench bench-peers figures
 
 help:  ## Show the targets.
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 14
@@ -39,3 +48,9 @@ bench-peers: install  ## Compare with SB3-contrib's TRPO, in a venv of its own.
 	$(PYTHON) -m venv .venv-peers
 	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-peers.txt
 	$(BIN)/python experiments/bench.py --peer_python=.venv-peers/bin/python
+
+figures: install  ## Draw the learning curves in results/ from their CSVs.
+	$(foreach x,iteration env_steps,$(BIN)/python experiments/plot.py $(PAPER_RUNS) \
+		--x=$(x) --y=reward_per_step --png=results/locomotion_$(x).png &&) true
+	$(BIN)/python experiments/plot.py --runs='Hopper-v5/TRPO with GAE=results/Hopper-v5/gae/seed_*' \
+		--x=env_steps --y=return_recent --png=results/Hopper-v5.png

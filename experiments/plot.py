@@ -1,6 +1,6 @@
 """Draws learning curves: mean and 95% interval over seeds, from metrics.csv files alone.
 
-python experiments/plot.py --runs='TRPO=results/swimmer/seed_*' --png=swimmer.png
+python experiments/plot.py --runs='Swimmer/vine=results/swimmer/vine/seed_*' --png=swimmer.png
 """
 
 import glob
@@ -12,33 +12,41 @@ from experiments import cli
 from trpo_repro import plotting
 
 RUNS = flags.DEFINE_multi_string(
-    "runs", [], "LABEL=PATTERN: a curve's label and a glob of its run directories; repeatable."
+    "runs",
+    [],
+    "PANEL/LABEL=PATTERN: title of the panel, label of the curve, and a glob of its run "
+    "directories; repeatable.",
 )
 PNG = flags.DEFINE_string("png", None, "File to write.", required=True)
 X = flags.DEFINE_enum("x", "iteration", ["iteration", "env_steps"], "Horizontal axis.")
 Y = flags.DEFINE_string("y", "return_mean", "Vertical axis: a column of metrics.csv.")
-TITLE = flags.DEFINE_string("title", "", "Title of the figure.")
 
 
 def main(_):
     try:
-        groups = dict(_group(text) for text in RUNS.value)
-        if not groups:
-            raise ValueError("give at least one --runs=LABEL=PATTERN")
-        plotting.learning_curves(
-            groups, pathlib.Path(PNG.value), x=X.value, y=Y.value, title=TITLE.value
-        )
+        plotting.learning_curves(panels(RUNS.value), pathlib.Path(PNG.value), x=X.value, y=Y.value)
     except (ValueError, OSError) as error:
         cli.refuse(str(error))
     print(PNG.value)
 
 
-def _group(text: str) -> tuple[str, list[pathlib.Path]]:
-    label, separator, pattern = text.partition("=")
-    runs = sorted(pathlib.Path(path) for path in glob.glob(pattern))
-    if not separator or not runs:
-        raise ValueError(f"--runs={text}: no directory matches; write LABEL=PATTERN")
-    return label, runs
+def panels(texts: list[str]) -> dict[str, dict[str, list[pathlib.Path]]]:
+    """Returns title → label → run directories.
+
+    Raises:
+      ValueError: a text is malformed, or its pattern matches nothing.
+    """
+    if not texts:
+        raise ValueError("give at least one --runs=PANEL/LABEL=PATTERN")
+    found: dict[str, dict[str, list[pathlib.Path]]] = {}
+    for text in texts:
+        name, _, pattern = text.partition("=")
+        title, separator, label = name.partition("/")
+        runs = sorted(pathlib.Path(path) for path in glob.glob(pattern))
+        if not separator or not runs:
+            raise ValueError(f"--runs={text}: no directory matches; write PANEL/LABEL=PATTERN")
+        found.setdefault(title, {})[label] = runs
+    return found
 
 
 if __name__ == "__main__":

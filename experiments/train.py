@@ -103,7 +103,8 @@ def main(_):
     except (ValueError, OSError, checkpoint.CheckpointError) as error:
         cli.refuse(str(error))
     if state.iteration:
-        plotting.learning_curves({config.algorithm: [directory]}, directory / "learning_curve.png")
+        curve = {config.task: {f"{config.algorithm}, {config.sampler}": [directory]}}
+        plotting.learning_curves(curve, directory / "learning_curve.png")
     for file in ("metrics.csv", "config.json", "checkpoints", "learning_curve.png"):
         if (directory / file).exists():
             print(directory / file)

@@ -1,6 +1,7 @@
 """Figures from metrics.csv files alone."""
 
 import pathlib
+import warnings
 from collections.abc import Mapping, Sequence
 
 import matplotlib
@@ -8,7 +9,7 @@ import matplotlib
 matplotlib.use("Agg")
 
 import numpy as np
-from matplotlib import figure, pyplot, ticker
+from matplotlib import figure, ticker
 from scipy import stats
 
 from trpo_repro import metrics
@@ -16,9 +17,9 @@ from trpo_repro import metrics
 LABELS = {
     "iteration": "policy iterations",
     "env_steps": "simulator steps",
-    "return_mean": "undiscounted return of an episode",
-    "return_recent": "undiscounted return, mean of the last 100 episodes",
-    "reward_per_step": "reward per time step (return / 1000)",
+    "return_mean": "mean undiscounted return",
+    "return_recent": "mean return of the last 100 episodes",
+    "reward_per_step": "reward per time step",
     "reward_mean": "reward per simulated step",
 }
 RESAMPLES = 2000
@@ -34,8 +35,14 @@ def across_seeds(curves: np.ndarray, generator: np.random.Generator) -> np.ndarr
     Returns:
       [3, I]: mean, lower and upper end; the ends are NaN for a single seed.
     """
-    with np.errstate(invalid="ignore"):
-        mean = np.nanmean(curves, axis=0)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Mean of empty slice")  # no seed has a value: NaN
+        warnings.filterwarnings("ignore", category=stats.DegenerateDataWarning)  # all equal
+        return _mean_and_interval(curves, generator)
+
+
+def _mean_and_interval(curves, generator):
+    mean = np.nanmean(curves, axis=0)
     if len(curves) == 1:
         return np.stack([mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan)])
     interval = stats.bootstrap(
@@ -46,67 +53,63 @@ def across_seeds(curves: np.ndarray, generator: np.random.Generator) -> np.ndarr
         method="percentile",
         rng=generator,
     ).confidence_interval
-    return np.stack([mean, interval.low, interval.high])
-
-
-def draw_curve(
-    axes: pyplot.Axes,
-    runs: Sequence[pathlib.Path],
-    label: str,
-    *,
-    x: str,
-    y: str,
-    generator: np.random.Generator,
-) -> None:
-    """Draws mean and interval over the runs of one setting, up to the shortest run's end."""
-    tables = [metrics.read(run / "metrics.csv") for run in runs]
-    length = min(len(table[x]) for table in tables)
-    curves = np.stack([table[y][:length] for table in tables])
-    horizontal = tables[0][x][:length]
-    mean, low, high = across_seeds(curves, generator)
-    seeds = f"{len(runs)} seeds" if len(runs) > 1 else "1 seed"
-    (line,) = axes.plot(horizontal, mean, label=f"{label} ({seeds})", linewidth=1.5)
-    axes.fill_between(horizontal, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
-
-
-def label_axes(axes: pyplot.Axes, *, x: str, y: str, title: str) -> None:
-    """Writes title and axis labels, and sets ticks that a reader can read."""
-    axes.set_title(title)
-    axes.set_xlabel(LABELS.get(x, x))
-    axes.set_ylabel(LABELS.get(y, y))
-    if x == "env_steps":
-        axes.xaxis.set_major_formatter(ticker.EngFormatter())
-    axes.grid(alpha=0.3)
-    axes.set_xlim(left=0)
+    # SciPy has no interval where all seeds agree; it is the point itself.
+    low, high = (np.where(np.isnan(end), mean, end) for end in (interval.low, interval.high))
+    return np.stack([mean, low, high])
 
 
 def learning_curves(
-    groups: Mapping[str, Sequence[pathlib.Path]],
+    panels: Mapping[str, Mapping[str, Sequence[pathlib.Path]]],
     output: pathlib.Path,
     *,
     x: str = "iteration",
     y: str = "return_mean",
-    title: str = "",
 ) -> None:
     """Draws one curve a group: mean and 95% bootstrap interval over its runs.
 
     Args:
-      groups: run directories by label.
+      panels: title → label → run directories; a label has the same color in every panel.
       output: PNG to write.
-      x: column of metrics.csv on the horizontal axis.
-      y: column on the vertical axis.
-      title: of the figure.
+      x: column of metrics.csv on the horizontal axes.
+      y: column on the vertical axes.
 
     Raises:
       ValueError: a run has no rows, or lacks a column.
     """
     generator = np.random.default_rng(0)
-    canvas = figure.Figure(figsize=(6.4, 4.2), layout="constrained")
-    axes = canvas.subplots()
-    for label, runs in groups.items():
-        draw_curve(axes, runs, label, x=x, y=y, generator=generator)
-    label_axes(axes, x=x, y=y, title=title)
-    axes.legend(loc="best", fontsize="small", frameon=False)
-    if any(len(runs) > 1 for runs in groups.values()):
+    columns = min(len(panels), 2)
+    rows = -(-len(panels) // columns)
+    canvas = figure.Figure(figsize=(5.6 * columns, 3.7 * rows), layout="constrained")
+    grid = canvas.subplots(rows, columns, squeeze=False)
+    labels = list(dict.fromkeys(label for groups in panels.values() for label in groups))
+    for axes, (title, groups) in zip(grid.flat, panels.items(), strict=False):
+        for label, runs in groups.items():
+            color = f"C{labels.index(label)}"
+            _draw_curve(axes, runs, label, color, x=x, y=y, generator=generator)
+        axes.set(title=title, xlabel=LABELS.get(x, x), ylabel=LABELS.get(y, y))
+        axes.set_xlim(left=0)
+        if x == "env_steps":
+            axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
+        axes.grid(alpha=0.3)
+        axes.legend(loc="best", fontsize="small", frameon=False)
+    for axes in grid.flat[len(panels) :]:
+        axes.remove()
+    if any(len(runs) > 1 for groups in panels.values() for runs in groups.values()):
         canvas.supxlabel("bands: 95% bootstrap interval of the mean over seeds", fontsize=8)
     canvas.savefig(output, dpi=150)
+
+
+def _draw_curve(axes, runs, label, color, *, x, y, generator):
+    """Draws mean and interval over the runs of one setting, up to the shortest run's end."""
+    tables = [metrics.read(run / "metrics.csv") for run in runs]
+    for run, table in zip(runs, tables, strict=True):
+        for column in (x, y):
+            if column not in table:
+                raise ValueError(f"{run / 'metrics.csv'} has no column {column!r}")
+    length = min(len(table[x]) for table in tables)
+    curves = np.stack([table[y][:length] for table in tables])
+    horizontal = np.mean([table[x][:length] for table in tables], axis=0)
+    mean, low, high = across_seeds(curves, generator)
+    seeds = f"{len(runs)} seeds" if len(runs) > 1 else "1 seed"
+    axes.plot(horizontal, mean, color=color, label=f"{label} ({seeds})", linewidth=1.5)
+    axes.fill_between(horizontal, low, high, color=color, alpha=0.2, linewidth=0)

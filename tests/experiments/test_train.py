@@ -14,7 +14,8 @@ from absl import flags
 from absl.testing import flagsaver
 
 from experiments import plot, train
-from trpo_repro import metrics, runs
+from trpo_repro import metrics
+from trpo_repro import runs as runs_lib
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 TINY = {
@@ -119,7 +120,7 @@ def test_stopped_and_resumed_run_is_the_uninterrupted_one(tmp_path, name):
     else:
         assert process.returncode == 0, errors
         assert "go on with --resume" in errors
-    stopped = runs.load_state(tmp_path / "stopped").iteration
+    stopped = runs_lib.load_state(tmp_path / "stopped").iteration
     assert 2 <= stopped < 40
     settings["iterations"] = stopped + 2
     for out, extra in (("stopped", ["--resume"]), ("whole", [])):
@@ -128,7 +129,7 @@ def test_stopped_and_resumed_run_is_the_uninterrupted_one(tmp_path, name):
     tables = [metrics.read(tmp_path / out / "metrics.csv") for out in ("stopped", "whole")]
     for column in set(metrics.COLUMNS) - set(metrics.TIMES):
         np.testing.assert_array_equal(tables[0][column], tables[1][column], err_msg=column)
-    theta = [runs.load_state(tmp_path / out).theta for out in ("stopped", "whole")]
+    theta = [runs_lib.load_state(tmp_path / out).theta for out in ("stopped", "whole")]
     assert theta[0].tobytes() == theta[1].tobytes()
 
 
@@ -146,11 +147,15 @@ def test_plot_draws_from_csv_files_alone(tmp_path):
         rows = "".join(f"{i},{1000 * i},{seed * i}\n" for i in range(1, 6))
         (directory / "metrics.csv").write_text("iteration,env_steps,return_mean\n" + rows)
     out = tmp_path / "figure.png"
-    with flagsaver.flagsaver(runs=[f"TRPO={tmp_path}/seed_*"], png=str(out), x="env_steps"):
+    with flagsaver.flagsaver(
+        runs=[f"Task/TRPO={tmp_path}/seed_*", f"Task/one={tmp_path}/seed_1"],
+        png=str(out),
+        x="env_steps",
+    ):
         plot.main([])
     assert out.read_bytes().startswith(b"\x89PNG")
     with (
-        flagsaver.flagsaver(runs=[f"TRPO={tmp_path}/none_*"], png=str(out)),
+        flagsaver.flagsaver(runs=[f"Task/TRPO={tmp_path}/none_*"], png=str(out)),
         pytest.raises(SystemExit) as stop,
     ):
         plot.main([])
