@@ -126,6 +126,7 @@ class Trainer:
         self.baseline = _make_baseline(config, space.shape[0])
         surrogate: surrogates.Surrogate = surrogates.ImportanceSampled()
         if config.sampler == "vine":
+            vine.check_restorable(self.environment)
             every_action = vine.enumerates_actions(
                 self.policy, config.rollouts_per_state, config.proposal
             )
@@ -186,7 +187,9 @@ class Trainer:
             report = {"outcome": trust_region.Outcome.NOT_FINITE}
             after_paths = None
             finite = np.isfinite(episodes.returns)
-            episodes = dataclasses.replace(episodes, returns=episodes.returns[finite])
+            episodes = dataclasses.replace(
+                episodes, returns=episodes.returns[finite], lengths=episodes.lengths[finite]
+            )
         updated = time.perf_counter()
 
         recent = np.concatenate([state.recent_returns, episodes.returns])[-RECENT_EPISODES:]
@@ -263,8 +266,12 @@ class Trainer:
             }
         else:
             rows = self._vine_rows(sample.branches, normalize)
+        separate = sample.branches is not None and self.config.kl_states == "trunk"
         theta, report = self._update(
-            state.theta, rows, key.generator(Purpose.FISHER_STATES), trunk_observations
+            state.theta,
+            rows,
+            key.generator(Purpose.FISHER_STATES),
+            trunk_observations if separate else None,
         )
         return theta, {**report, "explained_variance": explained}, baseline
 

@@ -151,3 +151,20 @@ def test_time_limit_truncates_but_does_not_terminate(environment):
 def test_unknown_task_names_the_known_ones():
     with pytest.raises(ValueError, match="unknown task 'hoper'; known: cartpole, swimmer, hopper"):
         environments.make("hoper")
+
+
+def test_not_a_number_is_passed_on_and_ends_no_episode_in_silence(environment):
+    """A state that is none gives rewards or observations that are none, for the caller to see."""
+    states = environment.initial(3, np.random.default_rng(0))
+    if isinstance(environment, tabular.Tabular):
+        pytest.skip("states of a finite process are indices")
+    broken = states.simulator.copy()
+    broken[1, :4] = np.nan
+    actions = np.zeros((3, *environment.action_space.shape))
+    step = environment.step(type(states)(broken, states.elapsed), actions)
+    observations = environment.observe(step.states)
+    assert not (np.isfinite(step.rewards[1]) and np.isfinite(observations[1]).all())
+    assert np.isfinite(step.rewards[[0, 2]]).all()
+    assert np.isfinite(observations[[0, 2]]).all()
+    again = environment.step(states, actions)  # scratch memory holds nothing over
+    assert np.isfinite(environment.observe(again.states)).all()

@@ -261,9 +261,10 @@ class PolicyUpdate:
           generator: chooses the states of the Fisher matrix.
           kl_observations: [M, ...], with separate_kl_states: of the constraint's states.
         """
-        if kl_observations is None:
-            kl_observations = rows["observations"]
-        constrained = kl_observations if self._separate else kl_observations[:0]
+        if self._separate == (kl_observations is None):
+            raise ValueError("kl_observations go with separate_kl_states, and only with it")
+        constrained = rows["observations"][:0] if kl_observations is None else kl_observations
+        kl_observations = rows["observations"] if kl_observations is None else kl_observations
         fisher: Any
         if self._method.curvature is Curvature.EMPIRICAL:
             chosen = self._choose(len(rows["observations"]), generator)

@@ -60,7 +60,7 @@ class CartPole(base.Environment):
         elapsed = states.elapsed + 1
 
         x, theta = simulator[:, 0], simulator[:, 2]
-        live = (np.abs(x) <= MAX_POSITION) & (np.abs(theta) <= MAX_ANGLE)
+        live = ~((np.abs(x) > MAX_POSITION) | (np.abs(theta) > MAX_ANGLE))  # NaN shows as NaN
         rewards = np.where(live, 10.0 - (1.0 - np.cos(theta)) - 1e-5 * force**2, 0.0)
         return base.Step(
             base.EnvironmentStates(simulator, elapsed),

@@ -314,7 +314,10 @@ class Mujoco(base.Environment):
 
 
 def _build_model(task: Task) -> mujoco.MjModel:
-    """Returns the task's model, with a net contact force sensor on each of its feet."""
+    """Returns the task's model, with a net contact force sensor on each of its feet.
+
+    A simulation that diverges stays so: MuJoCo's silent reset of it is switched off.
+    """
     spec = mujoco.MjSpec.from_file(str(_ASSETS / task.model))
     for foot in task.feet:
         sensor = spec.add_sensor(
@@ -324,6 +327,7 @@ def _build_model(task: Task) -> mujoco.MjModel:
             objname=foot,
         )
         sensor.intprm[: len(_NET_FORCE)] = _NET_FORCE
+    spec.option.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_AUTORESET)
     with warnings.catch_warnings():
         # Gymnasium's HalfCheetah uses a deprecated attribute; that is Gymnasium's to change.
         warnings.filterwarnings("ignore", "compiler attribute 'settotalmass'")

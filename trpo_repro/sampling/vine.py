@@ -77,8 +77,7 @@ def sample_vine(
     Raises:
       ValueError: the environment cannot restore states, or N exceeds the trunk states.
     """
-    if not environment.can_restore:
-        raise ValueError(f"vine needs to restore states, which {environment.name} cannot do")
+    check_restorable(environment)
     count = trunks * trunk_length
     if rollout_states > count:
         raise ValueError(
@@ -178,7 +177,8 @@ def branch_values(
 ) -> tuple[np.ndarray, int]:
     """Returns Monte Carlo Q̂(s, a) of K actions in each of N states, and the steps simulated.
 
-    All branches advance as one batch; those that end leave it.
+    All branches advance as one batch; those that terminate leave it. The episode's time limit
+    does not cut them: all have one length.
 
     Args:
       environment: to act in.
@@ -187,7 +187,7 @@ def branch_values(
       key: of the policy's random numbers.
       states: N states.
       actions: [N, K, ...], first actions.
-      length: steps of a branch that does not end before.
+      length: steps of a branch that does not terminate before.
       discount: γ.
       normalize: [N, ...] observations → what the policy sees.
       common_random_numbers: whether the K branches of a state share each later step's random
@@ -214,13 +214,19 @@ def branch_values(
         step = environment.step(states, live_actions)
         steps += len(live)
         q_values[live] += discount**t * step.rewards
-        going = ~(step.terminated | step.truncated)
+        going = ~step.terminated  # the time limit is the episode's, not the branch's
         states = step.states
         if not going.all():
             live, states = live[going], states.select(going)
         if not len(live):
             break
     return q_values.reshape(size, count), steps
+
+
+def check_restorable(environment: environments.Environment) -> None:
+    """Raises ValueError unless the environment can restore its states."""
+    if not environment.can_restore:
+        raise ValueError(f"vine needs to restore states, which {environment.name} cannot do")
 
 
 def enumerates_actions(policy: policy_lib.Policy, count: int, proposal: str) -> bool:
