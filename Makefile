@@ -28,7 +28,8 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 	touch $@
 
 demo: install  ## Train TRPO on Swimmer with Table 2's settings (about 5 minutes); OUT=DIR.
-	$(BIN)/python experiments/train.py --task=swimmer --preset=paper --out=$(OUT)
+	$(BIN)/python experiments/train.py --task=swimmer --preset=paper --out=$(OUT) \
+		$(if $(wildcard $(OUT)/config.json),--resume)
 
 test: install  ## Run the tests (under 8 minutes).
 	$(BIN)/python -m pytest

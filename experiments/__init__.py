@@ -1,1 +1,1 @@
-"""Experiment scripts: they wire the library and compute nothing themselves."""
+"""Experiment scripts: they wire the library, and hold the measurements that one script needs."""

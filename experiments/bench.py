@@ -241,9 +241,7 @@ def _stored_bytes_per_step() -> int:
 
 def _peak_memory(steps: int) -> int:
     """Returns this process's peak resident bytes after one Hopper iteration."""
-    config = dataclasses.replace(
-        configs.PAPER["hopper"], steps_per_iteration=steps, path_length=100, iterations=1
-    )
+    config = dataclasses.replace(configs.PAPER["hopper"], steps_per_iteration=steps, iterations=1)
     trainer = training.Trainer(config)
     trainer.iterate(trainer.initial_state())
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,6 +1,6 @@
 """Settings of the experiments, as data.
 
-The paper's are those of Tables 1 and 2 (task, steps per iteration, iterations, γ, δ, hidden
+The paper's are those of Table 2 (task, steps per iteration, iterations, γ, δ, hidden
 sizes); what the paper leaves open is marked "choice" and listed in WORKSPACE.md, Departures.
 """
 

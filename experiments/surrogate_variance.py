@@ -140,7 +140,7 @@ def draw(rows: list[dict], path: pathlib.Path) -> None:
                 np.array([row[column] for row in chosen])
                 for column in (name, f"{name}_low", f"{name}_high")
             )
-            errors = np.clip([value - low, high - value], 0, None)
+            errors = np.abs([value - low, high - value])
             x = np.arange(len(groups)) + 0.27 * (i - 1)
             axes.bar(x, value, 0.25, yerr=errors, capsize=3, label=estimator)
         axes.set_xticks(range(len(groups)), [f"{task}\nafter {n} it." for task, n in groups])

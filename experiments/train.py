@@ -102,7 +102,7 @@ def main(_):
         state = runs.run(config, directory, resume=flags.FLAGS.resume)
     except (ValueError, OSError, checkpoint.CheckpointError) as error:
         cli.refuse(str(error))
-    if state.iteration:
+    if state is not None and state.iteration:
         curve = {config.task: {f"{config.algorithm}, {config.sampler}": [directory]}}
         plotting.learning_curves(curve, directory / "learning_curve.png")
     for file in ("metrics.csv", "config.json", "checkpoints", "learning_curve.png"):

@@ -27,6 +27,23 @@ def test_round_trip_and_only_the_last_two_are_kept(tmp_path):
     np.testing.assert_array_equal(loaded["theta"], 3.0)
 
 
+def test_every_flipped_byte_is_noticed_or_harmless(tmp_path):
+    """A file either reads back whole or is damaged: never in part, never another exception."""
+    checkpoint.save(tmp_path, 1, {"theta": np.arange(4.0), "count": np.array(3)})
+    path = tmp_path / "checkpoint-00000001.npz"
+    content = path.read_bytes()
+    for position in range(len(content)):
+        path.write_bytes(
+            content[:position] + bytes([content[position] ^ 0xFF]) + content[position + 1 :]
+        )
+        try:
+            loaded = checkpoint.load_latest(tmp_path)
+        except checkpoint.CheckpointError:
+            continue
+        assert loaded.keys() == {"theta", "count"}, position
+        np.testing.assert_array_equal(loaded["theta"], np.arange(4.0))
+
+
 @pytest.mark.parametrize("damage", ["truncate", "empty", "flip", "garbage"])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path, damage, caplog):
     for i in (1, 2):

@@ -4,14 +4,13 @@ import contextlib
 import os
 import pathlib
 import tempfile
-import zipfile
-import zlib
 from collections.abc import Mapping
 
 import numpy as np
 from absl import logging
 
 KEPT = 2
+_NAMES = "names of the arrays"
 
 
 class CheckpointError(Exception):
@@ -33,7 +32,7 @@ def save(directory: pathlib.Path, iteration: int, arrays: Mapping[str, np.ndarra
     descriptor, temporary = tempfile.mkstemp(dir=directory, suffix=".tmp")
     try:
         with os.fdopen(descriptor, "wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
+            np.savez(file, allow_pickle=False, **arrays, **{_NAMES: np.array(sorted(arrays))})
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, directory / f"checkpoint-{iteration:08d}.npz")
@@ -56,8 +55,11 @@ def load_latest(directory: pathlib.Path) -> dict[str, np.ndarray]:
     for path in reversed(_paths(directory)):
         try:
             with np.load(path, allow_pickle=False) as archive:
-                return dict(archive)
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+                arrays = dict(archive)
+            if sorted(arrays.keys() - {_NAMES}) != arrays.pop(_NAMES).tolist():
+                raise ValueError("an array is missing")
+            return arrays
+        except Exception as error:  # damage shows as almost any exception of the zip format
             damaged.append(str(path))
             logging.error("checkpoint %s is damaged (%s); trying the one before", path, error)
     if damaged:

@@ -116,6 +116,8 @@ class Config:
         for name in ("kl_limit", "step_size", "baseline_learning_rate"):
             value = getattr(self, name)
             require(0 < value < math.inf, name, value, "positive and finite")
+        for name in ("initial_log_std", "damping"):
+            require(math.isfinite(getattr(self, name)), name, getattr(self, name), "finite")
         for name in ("discount", "backtrack_factor"):
             value = getattr(self, name)
             require(0 < value < 1, name, value, "between 0 and 1, both excluded")

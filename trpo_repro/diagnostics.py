@@ -117,10 +117,12 @@ def gradient_variance(gradients: np.ndarray) -> float:
 
 
 def gradient_signal_to_noise(gradients: np.ndarray) -> float:
-    """Returns ‖E g‖² / tr Cov(g) of [M, P] samples, the squared norm without bias.
+    """Returns ‖E g‖² / tr Cov(g) of [M, P] samples, free of the estimator's scale.
 
-    Free of the estimator's scale; its inverse is the relative variance of one gradient.
+    The squared norm is the mean of gᵢᵀgⱼ over different samples, without bias; equal rows are
+    one sample drawn twice by a bootstrap, and are left out as the diagonal is.
     """
-    total = gradient_variance(gradients)
-    squared_norm = (gradients.mean(axis=0) ** 2).sum() - total / len(gradients)
-    return float(squared_norm / total)
+    _, label = np.unique(gradients, axis=0, return_inverse=True)
+    different = label.ravel()[:, None] != label.ravel()
+    products = (gradients @ gradients.T)[different]
+    return float(products.mean() / gradient_variance(gradients)) if len(products) else np.nan

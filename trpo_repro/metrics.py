@@ -6,6 +6,7 @@ WORKSPACE.md defines each column.
 import csv
 import io
 import math
+import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -48,15 +49,19 @@ class Writer:
     """Appends rows to metrics.csv and a TensorBoard log in a run's directory."""
 
     def __init__(self, directory: pathlib.Path, completed_iterations: int):
-        """Opens the files; rows after `completed_iterations` are dropped, to be made again."""
+        """Opens the files; rows after `completed_iterations` are dropped, to be made again.
+
+        Raises:
+          ValueError: the rows before are not there.
+        """
         self._path = directory / "metrics.csv"
         kept = []
         if self._path.exists():
             with self._path.open(newline="") as file:
-                for row in csv.reader(file):
-                    whole = len(row) == len(COLUMNS) and row[0].isdigit()
-                    if whole and int(row[0]) <= completed_iterations:
-                        kept.append(row)
+                kept = list(csv.reader(file))[1 : completed_iterations + 1]
+        expected = [str(i) for i in range(1, completed_iterations + 1)]
+        if [row[0] for row in kept if len(row) == len(COLUMNS)] != expected:
+            raise ValueError(f"{self._path} lacks rows of the {completed_iterations} iterations")
         checkpoint.write_text(self._path, "".join(map(_line, [COLUMNS, *kept])))
         self._file = self._path.open("a", newline="")
         self._board = tf.summary.create_file_writer(str(directory / "tensorboard"))
@@ -65,6 +70,7 @@ class Writer:
         """Appends one row, to disk before it returns."""
         self._file.write(_line([_text(row[name]) for name in COLUMNS]))
         self._file.flush()
+        os.fsync(self._file.fileno())
         with self._board.as_default(step=row["iteration"]):
             for name in COLUMNS:
                 value = row[name]

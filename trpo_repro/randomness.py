@@ -15,6 +15,7 @@ class Purpose(enum.IntEnum):
     BASELINE_FIT = 3
     ROLLOUT_SET = 4
     BRANCH_ACTIONS = 5
+    BASELINE_WEIGHTS = 6
 
 
 class Key(NamedTuple):

@@ -1,15 +1,22 @@
 """A run in a directory: config.json, metrics.csv, TensorBoard and checkpoints; exact resume."""
 
+import contextlib
 import dataclasses
 import json
+import os
 import pathlib
 import platform
+import shlex
 import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from importlib import metadata
+from typing import Any
 
 import tqdm
+from absl import logging
 
 from trpo_repro import checkpoint, metrics, training
 from trpo_repro.config import Config
@@ -18,7 +25,7 @@ PACKAGES = ("tensorflow", "keras", "tensorflow-probability", "numpy", "gymnasium
 FREE_ON_RESUME = ("iterations", "threads")  # a resumed run may change these
 
 
-def run(config: Config, directory: pathlib.Path, *, resume: bool) -> training.State:
+def run(config: Config, directory: pathlib.Path, *, resume: bool) -> training.State | None:
     """Trains in a directory: config.json, metrics.csv, tensorboard/, checkpoints/.
 
     A checkpoint is written after every iteration. SIGINT and SIGTERM end the run at once with
@@ -30,7 +37,7 @@ def run(config: Config, directory: pathlib.Path, *, resume: bool) -> training.St
       resume: go on from the directory's last checkpoint.
 
     Returns:
-      The last state completed.
+      The last state completed; None if a signal came before there was one.
 
     Raises:
       ValueError: the directory holds another run, or none to resume.
@@ -38,8 +45,48 @@ def run(config: Config, directory: pathlib.Path, *, resume: bool) -> training.St
       OSError: the directory cannot be written.
     """
     checkpoints = directory / "checkpoints"
+    state = None
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_signals(signal.default_int_handler))
+        try:
+            trainer, state = _start(config, directory, resume=resume)
+            writer = metrics.Writer(directory, state.iteration)
+            stack.callback(writer.close)
+            progress = tqdm.tqdm(
+                initial=state.iteration,
+                total=config.iterations,
+                unit="iteration",
+                desc=f"{config.task} {config.algorithm} seed {config.seed}",
+                dynamic_ncols=True,
+                mininterval=1.0,
+            )
+            stack.callback(progress.close)
+            for after, row in training.iterations(trainer, state):
+                writer.write(row)
+                state = after
+                checkpoint.save(checkpoints, state.iteration, state.to_arrays())
+                progress.set_postfix_str(
+                    f"return {row['return_recent']:.4g}, KL {row['mean_kl']:.3g}, "
+                    f"{row['steps_per_second']:.0f} steps/s"
+                )
+                progress.update()
+        except KeyboardInterrupt:
+            with _signals(signal.SIG_IGN):
+                if state is not None:
+                    checkpoint.save(checkpoints, state.iteration, state.to_arrays())
+                done = state.iteration if state else "no"
+                message = f"stopped; {done} iterations saved; go on with --resume"
+                tqdm.tqdm.write(message, file=sys.stderr)
+    return state
+
+
+def _start(
+    config: Config, directory: pathlib.Path, *, resume: bool
+) -> tuple[training.Trainer, training.State]:
+    """Returns trainer and first state; a new run's directory is made after all checks passed."""
+    record: dict[str, Any] = {"sessions": []}
     if resume:
-        check_resumable(config, directory)
+        record = check_resumable(config, directory)
         trainer = training.Trainer(config)
         state = load_state(directory)
     else:
@@ -47,37 +94,31 @@ def run(config: Config, directory: pathlib.Path, *, resume: bool) -> training.St
             raise ValueError(f"{directory} already holds a run; pass --resume or another --out")
         trainer = training.Trainer(config)
         state = trainer.initial_state()
-        checkpoint.save(checkpoints, 0, state.to_arrays())
-        checkpoint.write_text(directory / "config.json", _describe(config))
+        checkpoint.save(directory / "checkpoints", 0, state.to_arrays())
+    session = _describe_session(state.iteration)
+    for before in record["sessions"][-1:]:
+        if before["versions"] != session["versions"]:
+            logging.warning("%s: library versions have changed; numbers may differ", directory)
+    record = {
+        "config": dataclasses.asdict(config),
+        "sessions": [*record["sessions"], session],
+    }
+    checkpoint.write_text(directory / "config.json", json.dumps(record, indent=2) + "\n")
+    return trainer, state
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    writer = metrics.Writer(directory, state.iteration)
-    progress = tqdm.tqdm(
-        initial=state.iteration,
-        total=config.iterations,
-        unit="iteration",
-        desc=f"{config.task} {config.algorithm} seed {config.seed}",
-        dynamic_ncols=True,
-        mininterval=1.0,
-    )
+
+@contextlib.contextmanager
+def _signals(handler) -> Iterator[None]:
+    """Handles SIGINT and SIGTERM with `handler`; other threads than the main cannot and do not."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {name: signal.signal(name, handler) for name in (signal.SIGINT, signal.SIGTERM)}
     try:
-        for after, row in training.iterations(trainer, state):
-            writer.write(row)
-            state = after
-            checkpoint.save(checkpoints, state.iteration, state.to_arrays())
-            progress.set_postfix_str(
-                f"return {row['return_recent']:.4g}, KL {row['mean_kl']:.3g}, "
-                f"{row['steps_per_second']:.0f} steps/s"
-            )
-            progress.update()
-    except KeyboardInterrupt:
-        checkpoint.save(checkpoints, state.iteration, state.to_arrays())
-        message = f"stopped; {state.iteration} iterations saved; go on with --resume"
-        progress.write(message, file=sys.stderr)
+        yield
     finally:
-        progress.close()
-        writer.close()
-    return state
+        for name, old in before.items():
+            signal.signal(name, old)
 
 
 def load_state(directory: pathlib.Path) -> training.State:
@@ -89,37 +130,40 @@ def load_state(directory: pathlib.Path) -> training.State:
     return training.State.from_arrays(checkpoint.load_latest(directory / "checkpoints"))
 
 
-def check_resumable(config: Config, directory: pathlib.Path) -> None:
-    """Raises ValueError unless the directory's run has this configuration."""
+def check_resumable(config: Config, directory: pathlib.Path) -> dict[str, Any]:
+    """Returns a run's config.json; ValueError unless the run has this configuration."""
     path = directory / "config.json"
     if not path.exists():
         raise ValueError(f"{directory} holds no run to resume")
-    saved = json.loads(path.read_text())["config"]
+    record = json.loads(path.read_text())
     asked = json.loads(json.dumps(dataclasses.asdict(config)))
+    # What a run knew nothing of has its default value.
+    saved = {**json.loads(json.dumps(dataclasses.asdict(Config()))), **record["config"]}
     differing = [
-        f"{name} is {saved.get(name)!r} there and {asked.get(name)!r} here"
-        for name in sorted(saved.keys() | asked.keys())
-        if saved.get(name) != asked.get(name) and name not in FREE_ON_RESUME
+        f"{name} is {saved[name]!r} there and {asked.get(name)!r} here"
+        for name in sorted(saved)
+        if saved[name] != asked.get(name) and name not in FREE_ON_RESUME
     ]
     if differing:
         raise ValueError(
             f"{directory} holds a run of another configuration: {'; '.join(differing)}"
         )
+    return record
 
 
-def _describe(config: Config) -> str:
-    """Returns config.json: configuration, command, revision, versions."""
+def _describe_session(first_iteration: int) -> dict[str, Any]:
+    """Returns what a session of a run should be remembered by."""
     script = pathlib.Path(sys.argv[0])
-    record = {
-        "config": dataclasses.asdict(config),
-        "command": " ".join(["python", f"{script.parent.name}/{script.name}", *sys.argv[1:]]),
+    return {
+        "completed_iterations": first_iteration,
+        "command": shlex.join(["python", f"{script.parent.name}/{script.name}", *sys.argv[1:]]),
         "git_revision": _git_revision(),
+        "cores": len(os.sched_getaffinity(0)),
         "versions": {
             "python": platform.python_version(),
             **{name: metadata.version(name) for name in PACKAGES},
         },
     }
-    return json.dumps(record, indent=2) + "\n"
 
 
 def _git_revision() -> str:

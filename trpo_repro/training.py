@@ -367,7 +367,8 @@ def _make_baseline(config: config_lib.Config, observation_size: int) -> baseline
             epochs=config.baseline_epochs,
             minibatch_rows=config.baseline_minibatch,
             learning_rate=config.baseline_learning_rate,
-            seed=config.seed,
+            # Not the policy's seed: equal seeds make equal weights.
+            seed=int(Key(config.seed).generator(Purpose.BASELINE_WEIGHTS).integers(2**24)),
         )
     return None
 

@@ -57,8 +57,10 @@ def test_main_leaves_what_it_prints(tmp_path, capsys):
     assert list((tmp_path / "run" / "tensorboard").iterdir())
     record = json.loads((tmp_path / "run" / "config.json").read_text())
     assert record["config"]["hidden_sizes"] == [8]
-    assert record["versions"]["mujoco"]
-    assert record["git_revision"]
+    (session,) = record["sessions"]
+    assert session["versions"]["mujoco"]
+    assert session["git_revision"]
+    assert session["completed_iterations"] == 0
 
 
 @pytest.mark.parametrize(

@@ -115,8 +115,8 @@ def test_policy_sees_normalized_observations():
 
 
 @pytest.mark.parametrize("task", ["Hopper-v5", "InvertedDoublePendulum-v5"])
-def test_mujoco_paths_split_into_halves_are_the_same_paths(task):
-    """Sampling 20 steps is sampling 10 and going on, when no episode ends and noise is given."""
+def test_mujoco_paths_sampled_in_two_parts_are_the_same_paths(task):
+    """Sampling 4 steps is sampling 2 and going on, with noise too small for float32 to notice."""
     environment = environments.make(task, threads=2)
     policy = policy_lib.multilayer_perceptron_policy(
         environment.observation_space,
@@ -124,17 +124,16 @@ def test_mujoco_paths_split_into_halves_are_the_same_paths(task):
         hidden_sizes=(8,),
         activation="tanh",
         seed=0,
-        initial_log_std=-20.0,  # noise too small for a float32 action to notice
+        initial_log_std=-20.0,
     )
     theta = policy.network.initial_parameters()
-    theta[-environment.action_space.shape[0] :] = theta[-environment.action_space.shape[0] :]
-    whole, *_ = single_path.sample_paths(environment, policy, theta, Key(0), steps=4, states=6)
-    first, middle, _ = single_path.sample_paths(
-        environment, policy, theta, Key(0), steps=2, states=6
-    )
-    second, *_ = single_path.sample_paths(
-        environment, policy, theta, Key(1), steps=2, states=middle
-    )
+
+    def sample(key, steps, states):
+        return single_path.sample_paths(environment, policy, theta, key, steps=steps, states=states)
+
+    whole, *_ = sample(Key(0), 4, 6)
+    first, middle, _ = sample(Key(0), 2, 6)
+    second, *_ = sample(Key(1), 2, middle)
     assert not whole.ends[:-1].any()
     halves = np.concatenate([first.observations, second.observations])
     np.testing.assert_allclose(halves, whole.observations, atol=1e-5)

@@ -54,7 +54,7 @@ def test_bad_input_says_which_state():
     for discount in (0.0, 1.0, -1.0, np.nan):
         with pytest.raises(ValueError, match=r"must be in \(0, 1\)"):
             mdp.FiniteMDP(good.transitions, good.rewards, good.initial, discount)
-    with pytest.raises(ValueError, match="initial distribution"):
+    with pytest.raises(ValueError, match="initial distribution sums to"):
         mdp.FiniteMDP(good.transitions, good.rewards, 2 * good.initial, 0.9)
     with pytest.raises(ValueError, match="transitions have shape"):
         mdp.FiniteMDP(good.transitions[:, :2], good.rewards, good.initial, 0.9)
@@ -64,6 +64,8 @@ def test_bad_input_says_which_state():
     policy[3] = [0.5, 0.6, -0.1]
     with pytest.raises(ValueError, match="policy, state 3"):
         mdp.check_policy(good, policy)
+    with pytest.raises(ValueError, match="policy, state 3"):
+        mdp.advantages(good, policy)
     with pytest.raises(ValueError, match="policy has shape"):
         mdp.check_policy(good, policy[:2])
 

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trpo_repro.optimization import parameters
+from trpo_repro.optimization import chunks, parameters
 from trpo_repro.policies import networks
 
 State = Mapping[str, np.ndarray]
@@ -109,7 +109,7 @@ class NetworkBaseline:
         self._optimizer.build([self._weights])
         rows = tf.TensorSpec([None, observation_size], tf.float32)
         self._predict = tf.function(
-            self._scaled_values, [tf.TensorSpec([self._network.size], tf.float32), rows]
+            self._values_in_chunks, [tf.TensorSpec([self._network.size], tf.float32), rows]
         )
         self._fit = tf.function(
             self._fit_in_graph,
@@ -125,13 +125,14 @@ class NetworkBaseline:
         return values.numpy().astype(np.float64) * self._scale
 
     def fit(self, state, observations, elapsed, targets, generator):
-        orders = np.stack([generator.permutation(len(targets)) for _ in range(self._epochs)])
+        rows = np.arange(len(targets), dtype=np.int32)
+        orders = np.stack([generator.permutation(rows) for _ in range(self._epochs)])
         for name, variable in self._variables():
             variable.assign(state[name])
         self._fit(
             np.asarray(observations, np.float32),
             np.asarray(targets / self._scale, np.float32),
-            orders.astype(np.int32),
+            orders,
         )
         return {name: variable.numpy() for name, variable in self._variables()}
 
@@ -142,6 +143,11 @@ class NetworkBaseline:
 
     def _scaled_values(self, weights, observations):
         return self._network(weights, observations)[:, 0]
+
+    def _values_in_chunks(self, weights, observations):
+        return chunks.chunked_map(
+            lambda chunk: self._scaled_values(weights, chunk), observations, tf.float32, ()
+        )
 
     def _fit_in_graph(self, observations, targets, orders):
         minibatches = tf.maximum(tf.shape(targets)[0] // self._minibatch_rows, 1)

@@ -45,7 +45,13 @@ class FiniteMDP:
             check_stochastic(self.transitions[:, action], f"transitions of action {action}")
         if np.shape(self.initial) != (states,):
             raise ValueError(f"initial has shape {np.shape(self.initial)}: must be {(states,)}")
-        check_stochastic(np.asarray(self.initial)[None], "initial distribution, as")
+        start = np.asarray(self.initial)
+        bad = ~(np.isfinite(start) & (start >= 0))
+        if bad.any():
+            state = int(np.argmax(bad))
+            raise ValueError(f"initial distribution, state {state}: {start[state]} is not allowed")
+        if abs(start.sum() - 1) > TOLERANCE:
+            raise ValueError(f"initial distribution sums to {start.sum()}: must be 1")
 
     @property
     def states(self) -> int:
@@ -75,7 +81,13 @@ def check_policy(mdp: FiniteMDP, policy: np.ndarray) -> None:
 
 
 def policy_transitions(mdp: FiniteMDP, policy: np.ndarray) -> np.ndarray:
-    """Returns P_π(s'|s), [S, S]; complex probabilities are allowed, for derivatives."""
+    """Returns P_π(s'|s), [S, S]; complex probabilities are allowed, for derivatives.
+
+    Raises:
+      ValueError: the policy is none; the message says in which state.
+    """
+    if not np.iscomplexobj(policy):
+        check_policy(mdp, policy)
     return np.einsum("sa,sat->st", policy, mdp.transitions)
 
 

@@ -145,6 +145,8 @@ def fixed_multiplier(multiplier: float) -> Update:
 class DualAscent:
     """Penalized updates whose log-multiplier climbs the dual: log λ ← log λ + κ (KL − δ) / δ.
 
+    The violation (KL − δ) / δ is cut at 1.
+
     Attributes:
       multiplier: λ of the next update.
     """

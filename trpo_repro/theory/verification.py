@@ -121,7 +121,8 @@ def _bounds(process: FiniteMDP, old: np.ndarray, new: np.ndarray) -> dict[str, t
     mixture = (1 - alpha) * old + alpha * best
     predicted = bounds.surrogate(process, old, mixture)
     allowed = predicted - bounds.mixture_bound(process, old, best, alpha)
-    tightest = np.argmax(variation**2 / np.maximum(divergence, 1e-300))
+    resolved = divergence > 1e-12  # below, rounding of the KL is larger than the KL
+    tightest = np.argmax(np.where(resolved, variation**2 / np.maximum(divergence, 1e-12), -1.0))
     return {
         "eq. 6": (predicted - mdp.expected_return(process, mixture), allowed),
         "eq. 8": (excess, penalty * variation.max() ** 2),
