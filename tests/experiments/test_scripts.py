@@ -12,8 +12,7 @@ from experiments import common_random_numbers, surrogate_variance, theory
 
 @pytest.fixture(autouse=True)
 def _parsed():
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS(["test", "--png=unused"])
+    flags.FLAGS.mark_as_parsed()
 
 
 def _rows(path):

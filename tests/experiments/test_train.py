@@ -28,8 +28,7 @@ TINY = {
 
 @pytest.fixture(autouse=True)
 def _parsed():
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS(["test", "--png=unused"])
+    flags.FLAGS.mark_as_parsed()
 
 
 def _command(*arguments):

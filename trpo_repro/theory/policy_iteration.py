@@ -84,7 +84,8 @@ def algorithm_1(mdp: FiniteMDP, policy: np.ndarray) -> np.ndarray:
 
     def excess(log_d):
         gap = _gap_for_kl(policy, advantage, np.exp(log_d))
-        return np.log((rho * _multiplier(policy, advantage, gap)).sum() / penalty)
+        total = (rho * _multiplier(policy, advantage, gap)).sum()
+        return np.log(np.maximum(total, 1e-300) / penalty)
 
     low, high = np.log(1e-26), np.log(10.0)
     if excess(low) < 0:
