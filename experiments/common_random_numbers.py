@@ -92,39 +92,39 @@ def measure(task: str, states: int, repeats: int) -> list[dict]:
 
 
 def draw(rows: list[dict], path: pathlib.Path) -> None:
-    """Draws signal-to-noise ratios against Δt, a panel a task."""
-    canvas = figure.Figure(figsize=(9, 4), layout="constrained")
-    for axes, task in zip(canvas.subplots(1, len(SWEEPS)), SWEEPS, strict=True):
-        for seconds, marker in zip(SWEEPS[task][2], "os", strict=True):
-            for common, color in ((True, "C0"), (False, "C3")):
-                chosen = [
-                    row
-                    for row in rows
-                    if (row["task"], row["branch_seconds"], row["common_random_numbers"])
-                    == (task, seconds, common)
-                ]
-                x = [row["seconds_per_step"] for row in chosen]
-                snr, low, high = (
-                    np.array([row[name] for row in chosen])
-                    for name in ("snr", "snr_low", "snr_high")
-                )
-                numbers = "common" if common else "independent"
-                axes.errorbar(
-                    x,
-                    snr,
-                    [snr - low, high - snr],
-                    color=color,
-                    marker=marker,
-                    linestyle="-" if common else "--",
-                    capsize=3,
-                    label=f"{numbers} random numbers, {seconds:g} s branches",
-                )
-        axes.set(xscale="log", yscale="log", title=task, xlabel="time step Δt (s)")
-        axes.set_ylabel("signal-to-noise ratio of Q differences")
-        axes.grid(alpha=0.3, which="both")
-        axes.legend(fontsize="x-small")
+    """Draws variances and signal-to-noise ratios against Δt, a column of panels a task."""
+    canvas = figure.Figure(figsize=(4.8 * len(SWEEPS), 7), layout="constrained")
+    grid = canvas.subplots(2, len(SWEEPS), squeeze=False, sharex="col")
+    for column, (task, (_, _, durations)) in enumerate(SWEEPS.items()):
+        for name, axes in zip(("variance", "snr"), grid[:, column], strict=True):
+            for common in (True, False):
+                for seconds, marker in zip(durations, "os", strict=True):
+                    chosen = [
+                        row
+                        for row in rows
+                        if (row["task"], row["branch_seconds"], row["common_random_numbers"])
+                        == (task, seconds, common)
+                    ]
+                    value, low, high = np.array(
+                        [[row[f"{name}{end}"] for row in chosen] for end in ("", "_low", "_high")]
+                    )
+                    axes.errorbar(
+                        [row["seconds_per_step"] for row in chosen],
+                        value,
+                        np.clip([value - low, high - value], 0, None),
+                        color="C0" if common else "C3",
+                        marker=marker,
+                        linestyle="-" if common else "--",
+                        capsize=3,
+                        label=f"{'common' if common else 'independent'}, {seconds:g} s branches",
+                    )
+            axes.set_xscale("log")
+            axes.grid(alpha=0.3)
+        grid[0, column].set(title=task, yscale="log", ylabel="variance of Q differences")
+        grid[1, column].set(xlabel="time step Δt (s)", ylabel="signal-to-noise ratio")
+        grid[0, column].legend(title="random numbers", fontsize="x-small", title_fontsize="x-small")
     canvas.supxlabel("bars: 95% bootstrap interval over states", fontsize=8)
-    canvas.savefig(path, dpi=150)
+    canvas.savefig(path, dpi=130)
 
 
 def main(_):
