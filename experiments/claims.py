@@ -130,6 +130,7 @@ def main(_):
     lines = ["| claim | | estimate | verdict |", "|---|---|---|---|"]
     for name, verdict in judge(results).items():
         statement = (CLAIMS[name].__doc__ or "").splitlines()[0].partition(": ")[2]
+        statement = statement.replace("|", "\\|")
         lines.append(f"| {name} | {statement} | {verdict.estimate} | **{verdict.verdict}** |")
         print(f"{name:4} {verdict.verdict:15} {statement}\n     {verdict.estimate}")
     checkpoint.write_text(results / "claims.md", "\n".join(lines) + "\n")

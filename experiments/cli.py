@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
@@ -10,8 +11,9 @@ from absl import app, flags
 
 
 @contextlib.contextmanager
-def _silent_stderr() -> Iterator[None]:
-    """Sends standard error to nowhere, for libraries that write to it below Python."""
+def _quiet_imports() -> Iterator[None]:
+    """Drops what libraries write below Python, and lets Ctrl-C end the process without a word."""
+    handler = signal.signal(signal.SIGINT, signal.SIG_DFL)
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:
@@ -20,12 +22,18 @@ def _silent_stderr() -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nowhere)
+        signal.signal(signal.SIGINT, handler)
 
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-with _silent_stderr():
+with _quiet_imports():
     import tensorflow  # noqa: F401
     import tensorflow_probability  # noqa: F401
+
+
+OUT = flags.DEFINE_string(
+    "out", None, "Where to write; the script's first lines say where by default."
+)
 
 
 def refuse(message: str) -> NoReturn:
@@ -36,7 +44,11 @@ def refuse(message: str) -> NoReturn:
 
 def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
     """Runs a script's main; an unknown flag, a bad value or a stray argument is one line."""
-    app.run(main, flags_parser=_parse)
+    try:
+        app.run(main, flags_parser=_parse)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(130)
 
 
 def _parse(argv: Sequence[str]) -> list[str]:

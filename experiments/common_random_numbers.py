@@ -1,6 +1,6 @@
 """App. H: the variance of Q differences with and without common random numbers.
 
-python experiments/common_random_numbers.py --crn_out=results/vine
+python experiments/common_random_numbers.py --out=results/vine
 
 Branch pairs start from the same restored states with different first actions. The time step Δt
 is swept at a fixed duration of the branches; discount per second is that of the task.
@@ -19,7 +19,6 @@ from trpo_repro.environments import cartpole, mujoco
 from trpo_repro.randomness import Key, Purpose
 from trpo_repro.sampling import single_path
 
-OUT = flags.DEFINE_string("crn_out", "results/vine", "Directory for table and figure.")
 STATES = flags.DEFINE_integer("crn_states", 100, "States that branches start from.")
 REPEATS = flags.DEFINE_integer("crn_repeats", 50, "Independent branch pairs from each state.")
 DISCOUNT = 0.99  # a step of the task's own duration
@@ -128,7 +127,7 @@ def draw(rows: list[dict], path: pathlib.Path) -> None:
 
 
 def main(_):
-    directory = pathlib.Path(OUT.value)
+    directory = pathlib.Path(cli.OUT.value or "results/vine")
     directory.mkdir(parents=True, exist_ok=True)
     rows = [row for task in SWEEPS for row in measure(task, STATES.value, REPEATS.value)]
     with (directory / "common_random_numbers.csv").open("w", newline="") as file:

@@ -1,6 +1,6 @@
 """Draws learning curves: mean and 95% interval over seeds, from metrics.csv files alone.
 
-python experiments/plot.py --runs='Swimmer/vine=results/swimmer/vine/seed_*' --png=swimmer.png
+python experiments/plot.py --runs='Swimmer/vine=results/swimmer/vine/seed_*' --out=swimmer.png
 """
 
 import glob
@@ -17,17 +17,20 @@ RUNS = flags.DEFINE_multi_string(
     "PANEL/LABEL=PATTERN: title of the panel, label of the curve, and a glob of its run "
     "directories; repeatable.",
 )
-PNG = flags.DEFINE_string("png", None, "File to write.", required=True)
 X = flags.DEFINE_enum("x", "iteration", ["iteration", "env_steps"], "Horizontal axis.")
 Y = flags.DEFINE_string("y", "return_mean", "Vertical axis: a column of metrics.csv.")
 
 
 def main(_):
+    if not cli.OUT.value:
+        cli.refuse("give the figure's file with --out=FILE.png")
     try:
-        plotting.learning_curves(panels(RUNS.value), pathlib.Path(PNG.value), x=X.value, y=Y.value)
+        plotting.learning_curves(
+            panels(RUNS.value), pathlib.Path(cli.OUT.value), x=X.value, y=Y.value
+        )
     except (ValueError, OSError) as error:
         cli.refuse(str(error))
-    print(PNG.value)
+    print(output)
 
 
 def panels(texts: list[str]) -> dict[str, dict[str, list[pathlib.Path]]]:
@@ -43,8 +46,10 @@ def panels(texts: list[str]) -> dict[str, dict[str, list[pathlib.Path]]]:
         name, _, pattern = text.partition("=")
         title, separator, label = name.partition("/")
         runs = sorted(pathlib.Path(path) for path in glob.glob(pattern))
-        if not separator or not runs:
-            raise ValueError(f"--runs={text}: no directory matches; write PANEL/LABEL=PATTERN")
+        if not separator:
+            raise ValueError(f"--runs={text} is not allowed: must be PANEL/LABEL=PATTERN")
+        if not runs:
+            raise ValueError(f"--runs={text}: no directory matches {pattern!r}")
         found.setdefault(title, {})[label] = runs
     return found
 

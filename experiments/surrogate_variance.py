@@ -1,6 +1,6 @@
 """Claim C10: the variance of the surrogate's gradient, single path against vine.
 
-python experiments/surrogate_variance.py --variance_out=results/vine
+python experiments/surrogate_variance.py --out=results/vine
 
 Each estimator's gradient is sampled many times at one fixed policy. Reported are its variance
 tr Cov(g), and the signal-to-noise ratio ‖E g‖² / tr Cov(g). Eq. 16's baseline holds the sample
@@ -22,7 +22,6 @@ from trpo_repro.estimation import returns, surrogates
 from trpo_repro.randomness import Key
 from trpo_repro.sampling import single_path, vine
 
-OUT = flags.DEFINE_string("variance_out", "results/vine", "Directory for table and figure.")
 GRADIENTS = flags.DEFINE_integer("gradients", 40, "Sampled gradients of each estimator.")
 TRAINED = flags.DEFINE_multi_integer(
     "trained", [0, 10], "Single-path iterations that made the policy; repeatable."
@@ -153,7 +152,7 @@ def draw(rows: list[dict], path: pathlib.Path) -> None:
 
 
 def main(_):
-    directory = pathlib.Path(OUT.value)
+    directory = pathlib.Path(cli.OUT.value or "results/vine")
     directory.mkdir(parents=True, exist_ok=True)
     rows = [
         row

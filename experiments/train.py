@@ -1,6 +1,8 @@
 """Trains one policy and draws its learning curve.
 
 python experiments/train.py --task=swimmer --preset=paper --seed=1 --out=runs/swimmer_1
+
+The run's directory is runs/TASK_ALGORITHM_SEED by default.
 """
 
 import dataclasses
@@ -16,7 +18,6 @@ from trpo_repro.sampling import vine
 
 flags.DEFINE_string("task", "swimmer", f"One of: {', '.join(environments.task_names())}.")
 flags.DEFINE_enum("preset", "paper", configs.PRESETS, "Settings that the other flags amend.")
-flags.DEFINE_string("out", None, "Directory of the run; default runs/TASK_ALGORITHM_SEED.")
 flags.DEFINE_bool("resume", False, "Go on from the last checkpoint in --out.")
 
 _HELP = {
@@ -24,8 +25,8 @@ _HELP = {
     "sampler": f"One of: {', '.join(config_lib.SAMPLERS)}.",
     "seed": "Seed of every random number.",
     "iterations": "Policy iterations.",
-    "steps_per_iteration": "Environment steps in one iteration, all paths together.",
-    "path_length": "Environment steps of each parallel path in one iteration.",
+    "steps_per_iteration": "Environment steps in one iteration, all paths together (single_path).",
+    "path_length": "Environment steps of each parallel path, or vine trunk, in one iteration.",
     "fresh_paths": "Start every iteration's paths from s0 ~ rho0; else go on from the last states.",
     "discount": "Discount factor gamma, in (0, 1).",
     "gae_lambda": "Lambda of generalized advantages, in [0, 1]; needs a baseline.",
@@ -45,10 +46,10 @@ _HELP = {
     "baseline_epochs": "Passes of Adam over an iteration's steps (network baseline).",
     "baseline_minibatch": "Rows in one Adam step (network baseline).",
     "baseline_learning_rate": "Learning rate of Adam (network baseline).",
-    "trunks": "Trunk paths of vine.",
-    "rollout_states": "States that vine branches from.",
-    "rollouts_per_state": "Branches of each rollout state.",
-    "rollout_length": "Environment steps of a branch that does not end before.",
+    "trunks": "Trunk paths (vine).",
+    "rollout_states": "States that branches start from (vine).",
+    "rollouts_per_state": "Branches of each rollout state (vine).",
+    "rollout_length": "Environment steps of a branch that does not terminate before (vine).",
     "proposal": f"Distribution of branches' first actions, one of: {', '.join(vine.PROPOSALS)}.",
     "kl_states": f"States of vine's KL constraint, one of: {', '.join(config_lib.KL_STATES)}.",
     "threads": "Simulator threads; 0 uses every core. Never changes a number.",
@@ -97,15 +98,26 @@ def _whole_number(text: str) -> int:
 def main(_):
     try:
         config = config_from_flags()
-        name = f"{config.task}_{config.algorithm}_{config.seed}"
-        directory = pathlib.Path(flags.FLAGS.out or f"runs/{name}")
-        state = runs.run(config, directory, resume=flags.FLAGS.resume)
-    except (ValueError, OSError, checkpoint.CheckpointError) as error:
+    except ValueError as error:
         cli.refuse(str(error))
+    name = f"{config.task}_{config.algorithm}_{config.seed}"
+    directory = pathlib.Path(cli.OUT.value or f"runs/{name}")
+    try:
+        state = runs.run(config, directory, resume=flags.FLAGS.resume)
+    except (ValueError, checkpoint.CheckpointError) as error:
+        cli.refuse(str(error))
+    except OSError as error:
+        cli.refuse(f"--out={directory} cannot be written: {error.strerror or error}")
     if state is not None and state.iteration:
         curve = {config.task: {f"{config.algorithm}, {config.sampler}": [directory]}}
         plotting.learning_curves(curve, directory / "learning_curve.png")
-    for file in ("metrics.csv", "config.json", "checkpoints", "learning_curve.png"):
+    for file in (
+        "metrics.csv",
+        "config.json",
+        "checkpoints",
+        "tensorboard",
+        "learning_curve.png",
+    ):
         if (directory / file).exists():
             print(directory / file)
 

@@ -114,6 +114,23 @@ def test_lost_rows_of_metrics_are_an_error(tmp_path):
         runs.run(TINY, tmp_path, resume=True)
 
 
+def test_damaged_config_is_named(tmp_path):
+    runs.run(dataclasses.replace(TINY, iterations=1), tmp_path, resume=False)
+    for text in ("{broken", "{}", "[]"):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(ValueError, match=r"config\.json is damaged"):
+            runs.run(TINY, tmp_path, resume=True)
+
+
+def test_a_finished_run_has_nothing_to_resume(tmp_path, capsys):
+    config = dataclasses.replace(TINY, iterations=1)
+    runs.run(config, tmp_path, resume=False)
+    before = (tmp_path / "config.json").read_text()
+    assert runs.run(config, tmp_path, resume=True).iteration == 1
+    assert "already has 1 iterations; raise --iterations" in capsys.readouterr().err
+    assert (tmp_path / "config.json").read_text() == before
+
+
 def test_every_session_of_a_run_is_recorded(tmp_path):
     for iterations in (1, 2):
         config = dataclasses.replace(TINY, iterations=iterations)

@@ -35,6 +35,7 @@ def save(directory: pathlib.Path, iteration: int, arrays: Mapping[str, np.ndarra
             np.savez(file, allow_pickle=False, **arrays, **{_NAMES: np.array(sorted(arrays))})
             file.flush()
             os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp's files are the owner's alone
         os.replace(temporary, directory / f"checkpoint-{iteration:08d}.npz")
     except BaseException:
         with contextlib.suppress(FileNotFoundError):

@@ -124,10 +124,10 @@ class Config:
         require(0 <= self.gae_lambda <= 1, "gae_lambda", self.gae_lambda, "in [0, 1]")
         require(0 < self.fisher_fraction <= 1, "fisher_fraction", self.fisher_fraction, "in (0, 1]")
         require(
-            all(units >= 1 for units in self.hidden_sizes),
+            all(1 <= units <= 10_000 for units in self.hidden_sizes),
             "hidden_sizes",
             self.hidden_sizes,
-            "positive",
+            "from 1 to 10000",
         )
         if self.sampler == "vine":
             states = self.trunks * self.path_length

@@ -90,6 +90,8 @@ def learning_curves(
         axes.set_xlim(left=0)
         if x == "env_steps":
             axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
+        else:
+            axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.legend(loc="best", fontsize="small", frameon=False)
     for axes in grid.flat[len(panels) :]:

@@ -95,6 +95,18 @@ def _start(
         trainer = training.Trainer(config)
         state = trainer.initial_state()
         checkpoint.save(directory / "checkpoints", 0, state.to_arrays())
+    if state.iteration >= config.iterations:
+        message = f"{directory} already has {state.iteration} iterations; raise --iterations"
+        tqdm.tqdm.write(message, file=sys.stderr)
+        return trainer, state
+    limit = trainer.environment.max_episode_steps
+    if config.fresh_paths and config.path_length < limit:
+        logging.warning(
+            "path_length=%d is shorter than the time limit of %d: returns are reported only of "
+            "episodes that end within a path",
+            config.path_length,
+            limit,
+        )
     session = _describe_session(state.iteration)
     for before in record["sessions"][-1:]:
         if before["versions"] != session["versions"]:
@@ -135,7 +147,11 @@ def check_resumable(config: Config, directory: pathlib.Path) -> dict[str, Any]:
     path = directory / "config.json"
     if not path.exists():
         raise ValueError(f"{directory} holds no run to resume")
-    record = json.loads(path.read_text())
+    try:
+        record = json.loads(path.read_text())
+        record["config"], record["sessions"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged: {error!r}") from error
     asked = json.loads(json.dumps(dataclasses.asdict(config)))
     # What a run knew nothing of has its default value.
     saved = {**json.loads(json.dumps(dataclasses.asdict(Config()))), **record["config"]}

@@ -25,7 +25,7 @@ def _is_figure(path):
 
 
 def test_theory_writes_figures_tables_and_what_claims_rest_on(tmp_path):
-    with flagsaver.flagsaver(theory_out=str(tmp_path), pairs=30, theory_iterations=4):
+    with flagsaver.flagsaver(out=str(tmp_path), pairs=30, theory_iterations=4):
         theory.main([])
     for name in ("returns", "bounds", "gradient_fields", "constraints"):
         assert _is_figure(tmp_path / f"{name}.png")
@@ -38,7 +38,7 @@ def test_theory_writes_figures_tables_and_what_claims_rest_on(tmp_path):
 def test_common_random_numbers_writes_table_and_figure(tmp_path, monkeypatch):
     sweeps = {"cartpole": (0.02, (0.5, 1.0), (0.1, 0.2))}
     monkeypatch.setattr(common_random_numbers, "SWEEPS", sweeps)
-    with flagsaver.flagsaver(crn_out=str(tmp_path), crn_states=8, crn_repeats=4):
+    with flagsaver.flagsaver(out=str(tmp_path), crn_states=8, crn_repeats=4):
         common_random_numbers.main([])
     assert len(_rows(tmp_path / "common_random_numbers.csv")) == 8
     assert _is_figure(tmp_path / "common_random_numbers.png")
@@ -52,7 +52,7 @@ def test_surrogate_variance_writes_table_and_figure(tmp_path, monkeypatch):
         "measure",
         lambda task, gradients, iterations: measure("cartpole", gradients, iterations, **sizes),
     )
-    with flagsaver.flagsaver(variance_out=str(tmp_path), gradients=6, trained=[0]):
+    with flagsaver.flagsaver(out=str(tmp_path), gradients=6, trained=[0]):
         surrogate_variance.main([])
     assert len(_rows(tmp_path / "surrogate_variance.csv")) == 6
     assert _is_figure(tmp_path / "surrogate_variance.png")

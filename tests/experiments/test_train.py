@@ -150,13 +150,13 @@ def test_plot_draws_from_csv_files_alone(tmp_path):
     out = tmp_path / "figure.png"
     with flagsaver.flagsaver(
         runs=[f"Task/TRPO={tmp_path}/seed_*", f"Task/one={tmp_path}/seed_1"],
-        png=str(out),
+        out=str(out),
         x="env_steps",
     ):
         plot.main([])
     assert out.read_bytes().startswith(b"\x89PNG")
     with (
-        flagsaver.flagsaver(runs=[f"Task/TRPO={tmp_path}/none_*"], png=str(out)),
+        flagsaver.flagsaver(runs=[f"Task/TRPO={tmp_path}/none_*"], out=str(out)),
         pytest.raises(SystemExit) as stop,
     ):
         plot.main([])
