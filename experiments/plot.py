@@ -24,10 +24,9 @@ Y = flags.DEFINE_string("y", "return_mean", "Vertical axis: a column of metrics.
 def main(_):
     if not cli.OUT.value:
         cli.refuse("give the figure's file with --out=FILE.png")
+    output = pathlib.Path(cli.OUT.value)
     try:
-        plotting.learning_curves(
-            panels(RUNS.value), pathlib.Path(cli.OUT.value), x=X.value, y=Y.value
-        )
+        plotting.learning_curves(panels(RUNS.value), output, x=X.value, y=Y.value)
     except (ValueError, OSError) as error:
         cli.refuse(str(error))
     print(output)
