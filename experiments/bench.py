@@ -21,6 +21,7 @@ from absl import flags
 from mujoco import rollout as mujoco_rollout
 
 from experiments import cli, configs
+from trpo_repro import config as config_lib
 from trpo_repro import environments, training
 from trpo_repro.algorithms import trust_region
 from trpo_repro.environments import mujoco as mujoco_environments
@@ -58,8 +59,14 @@ def main(_):
         f"{stored / 2**20:.0f} MiB"
     )
     if PEER_PYTHON.value:
-        ours, theirs = _iterations_per_second(), _peer_steps_per_second(PEER_PYTHON.value)
-        _report("Hopper-v5 whole iterations / SB3-contrib TRPO (steps per second)", ours, theirs, 6)
+        theirs = _peer_steps_per_second(PEER_PYTHON.value)
+        large = dataclasses.replace(
+            configs.preset("paper", "Hopper-v5"), steps_per_iteration=500_000, path_length=1000
+        )
+        for name, config, iterations in (("gae", configs.GAE, 40), ("paper, 500K steps", large, 2)):
+            ours = _iterations_per_second(config, iterations)
+            name = f"Hopper-v5 whole iterations ({name}) / SB3-contrib TRPO"
+            _report(f"{name} (steps per second)", ours, theirs, 6)
 
 
 def _report(name: str, ours: float, theirs: float, goal: float, *, most: bool = False) -> None:
@@ -106,7 +113,7 @@ def _branches(task: str) -> tuple[float, float]:
     states = environment.initial(625, np.random.default_rng(0))
     shape = (625, 4, *environment.action_space.shape)
     actions = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
-    length = 8  # steps from a start in which no hopper falls
+    length = 4  # steps from a start in which no hopper falls
 
     def branch():
         return vine.branch_values(
@@ -252,13 +259,11 @@ def _memory_in_new_process(steps: int) -> int:
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
-def _iterations_per_second(iterations: int = 40) -> float:
-    """Returns Hopper-v5 steps per second of whole iterations of the gae preset."""
-    config = dataclasses.replace(configs.GAE, iterations=iterations + 5)
-    trainer = training.Trainer(config)
+def _iterations_per_second(config: config_lib.Config, iterations: int) -> float:
+    """Returns environment steps per second of whole iterations, after one of warm-up."""
+    trainer = training.Trainer(dataclasses.replace(config, iterations=iterations + 1))
     steps = training.iterations(trainer, trainer.initial_state())
-    for _ in range(5):
-        next(steps)
+    next(steps)
     return iterations * config.steps_per_iteration / _seconds(lambda: list(steps))
 
 
