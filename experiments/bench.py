@@ -60,12 +60,15 @@ def main(_):
     )
     if PEER_PYTHON.value:
         theirs = _peer_steps_per_second(PEER_PYTHON.value)
-        large = dataclasses.replace(
+        batches = dataclasses.replace(
             configs.preset("paper", "Hopper-v5"), steps_per_iteration=500_000, path_length=1000
         )
-        for name, config, iterations in (("gae", configs.GAE, 40), ("paper, 500K steps", large, 2)):
+        for preset, config, iterations in (
+            ("gae", configs.GAE, 40),
+            ("paper, 500K steps", batches, 2),
+        ):
             ours = _iterations_per_second(config, iterations)
-            name = f"Hopper-v5 whole iterations ({name}) / SB3-contrib TRPO"
+            name = f"Hopper-v5 whole iterations ({preset}) / SB3-contrib TRPO"
             _report(f"{name} (steps per second)", ours, theirs, 6)
 
 
