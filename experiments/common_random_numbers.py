@@ -117,7 +117,10 @@ def draw(rows: list[dict], path: pathlib.Path) -> None:
                         capsize=3,
                         label=f"{'common' if common else 'independent'}, {seconds:g} s branches",
                     )
+            steps = sorted({row["seconds_per_step"] for row in rows if row["task"] == task})
             axes.set_xscale("log")
+            axes.set_xticks(steps, [f"{seconds:g}" for seconds in steps])
+            axes.minorticks_off()
             axes.grid(alpha=0.3)
         grid[0, column].set(title=task, yscale="log", ylabel="variance of Q differences")
         grid[1, column].set(xlabel="time step Δt (s)", ylabel="signal-to-noise ratio")
