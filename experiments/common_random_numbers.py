@@ -17,7 +17,7 @@ from experiments import cli, configs
 from trpo_repro import diagnostics, environments, training
 from trpo_repro.environments import cartpole, mujoco
 from trpo_repro.randomness import Key, Purpose
-from trpo_repro.sampling import single_path
+from trpo_repro.sampling import single_path, vine
 
 STATES = flags.DEFINE_integer("crn_states", 100, "States that branches start from.")
 REPEATS = flags.DEFINE_integer("crn_repeats", 50, "Independent branch pairs from each state.")
@@ -59,9 +59,7 @@ def measure(task: str, states: int, repeats: int) -> list[dict]:
         trainer.environment, policy, theta, key, steps=20, states=50, keep=keep
     )
     observations = trainer.environment.observe(kept).astype(np.float32)
-    repeated = np.repeat(observations, 2, axis=0)
-    actions = policy.sample(theta, repeated, policy.family.draw_noise(generator, (2 * states,)))
-    actions = actions.reshape(states, 2, -1)
+    actions, _ = vine.propose(policy, theta, observations, 2, None, generator)
     rows = []
     for multiple in multiples:
         environment = make(task, multiple)
