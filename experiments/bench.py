@@ -189,7 +189,7 @@ def _products() -> tuple[float, float]:
     vector = tf.random.stateless_normal(theta.shape, [0, 0])
 
     def batch():
-        return trust_region._Batch(
+        return trust_region.Batch(
             trainer.policy,
             surrogates.ImportanceSampled(),
             theta,

@@ -5,9 +5,9 @@ sizes); what the paper leaves open is marked "choice" and listed in WORKSPACE.md
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, cast
 
-from trpo_repro.config import Config
+from trpo_repro.config import BLACK_BOX, Config
 
 PAPER: dict[str, Config] = {
     # Figure 4 shows 50 iterations. Choice: 10K steps an iteration.
@@ -22,10 +22,16 @@ PAPER: dict[str, Config] = {
     ),
     # Table 2. Choice: two layers of 50, which the parameter counts of Table 2 fit.
     "hopper": Config(
-        task="hopper", iterations=200, steps_per_iteration=1_000_000, hidden_sizes=(50, 50)
+        task="hopper",
+        iterations=200,
+        steps_per_iteration=1_000_000,
+        hidden_sizes=(50, 50),
     ),
     "walker": Config(
-        task="walker", iterations=200, steps_per_iteration=1_000_000, hidden_sizes=(50, 50)
+        task="walker",
+        iterations=200,
+        steps_per_iteration=1_000_000,
+        hidden_sizes=(50, 50),
     ),
 }
 
@@ -37,6 +43,10 @@ PAPER_VINE: dict[str, dict[str, Any]] = {
     "hopper": {"rollout_states": 625, "rollout_length": 100},
     "walker": {"rollout_states": 625, "rollout_length": 100},
 }
+
+# Candidates of CEM and CMA-ES: as many episodes as a single-path iteration has in Table 2.
+# Choice: cart-pole, which is not in the table, takes Swimmer's.
+PAPER_POPULATION = {"cartpole": 50, "swimmer": 50, "hopper": 1000, "walker": 1000}
 
 # For Gymnasium's tasks: 1M steps with generalized advantage estimation. γ and λ were chosen on
 # Hopper-v5: γ = 0.99 with λ = 0.95 or 0.98 falls after 300 to 500 steps at 1300 to 2800.
@@ -60,7 +70,144 @@ GAE = Config(
 PRESETS = ("paper", "gae")
 
 
-def preset(name: str, task: str, sampler: str | None = None) -> Config:
+@dataclasses.dataclass(frozen=True)
+class Algorithm:
+    """A curve of Figure 4, or a variant of TRPO beside it.
+
+    Attributes:
+      label: in legends.
+      changes: fields of Config that differ from the task's paper preset.
+      sweep: a field and its values, of which the best by final performance is drawn.
+    """
+
+    label: str
+    changes: dict[str, Any]
+    sweep: tuple[str, tuple[float, ...]] | None = None
+
+
+# The paper gives no settings of the methods that it compares with. The natural gradient's step
+# size is swept in factors of three (Sec. 8.1); so is, a choice, the one free scale of each other
+# method. What is not swept: CEM's elite fraction and noise are of Szita and Lőrincz (2006), the
+# population is as many episodes as a single-path iteration has in Table 2.
+ALGORITHMS: dict[str, Algorithm] = {
+    "vine": Algorithm("vine", {"sampler": "vine"}),
+    "single_path": Algorithm("single path", {}),
+    "natural_gradient": Algorithm(
+        "natural gradient",
+        {"algorithm": "natural_gradient"},
+        ("step_size", (0.1, 0.3, 1.0, 3.0, 10.0)),
+    ),
+    "max_kl": Algorithm("max KL", {"algorithm": "max_kl"}),
+    "empirical_fim": Algorithm("empirical FIM", {"algorithm": "empirical_fim"}),
+    "cem": Algorithm("CEM", {"algorithm": "cem"}, ("search_deviation", (0.3, 1.0, 3.0))),
+    "cma": Algorithm("CMA", {"algorithm": "cma"}, ("search_deviation", (0.3, 1.0, 3.0))),
+    "rwr": Algorithm("RWR", {"algorithm": "rwr"}, ("temperature", (0.3, 1.0, 3.0))),
+    # Beside Figure 4: Sec. 7's REPS, and TRPO with one part changed, for claims C6 and C7.
+    "reps": Algorithm("REPS", {"algorithm": "reps"}),
+    "no_line_search": Algorithm(
+        "single path, no line search", {"algorithm": "truncated_natural_gradient"}
+    ),
+    "fisher_1.0": Algorithm("single path, Fisher on 100%", {"fisher_fraction": 1.0}),
+    "fisher_0.01": Algorithm("single path, Fisher on 1%", {"fisher_fraction": 0.01}),
+    "cg_5": Algorithm("single path, k = 5", {"cg_iterations": 5}),
+    "cg_20": Algorithm("single path, k = 20", {"cg_iterations": 20}),
+}
+
+_SMALL = ("vine", "single_path", "natural_gradient", "empirical_fim", "cem", "cma", "rwr")
+_LARGE = ("vine", "single_path", "natural_gradient", "cem", "rwr")
+FIGURE4: dict[str, tuple[str, ...]] = {
+    "cartpole": (*_SMALL[:3], "max_kl", *_SMALL[3:]),
+    "swimmer": _SMALL,
+    "hopper": _LARGE,
+    "walker": _LARGE,
+}
+BESIDE_FIGURE4 = ("reps", "no_line_search", "fisher_1.0", "fisher_0.01", "cg_5", "cg_20")
+BESIDE_TASKS = ("cartpole", "swimmer")
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """How much of the paper's computation to spend.
+
+    Attributes:
+      seeds: 1 to this.
+      changes: by task, fields of Config that differ from the paper's.
+      vine: by task, those that differ for vine besides.
+      sweep_points: of each sweep, at most.
+      beside: whether the settings beside Figure 4 are run.
+    """
+
+    seeds: int
+    changes: dict[str, dict[str, Any]]
+    vine: dict[str, dict[str, Any]]
+    sweep_points: int = 99
+    beside: bool = True
+
+    def own_directory(self, task: str) -> bool:
+        """Whether runs differ from the paper's by more than their number of iterations."""
+        return bool(self.changes[task].keys() - {"iterations"})
+
+
+_TINY = {"iterations": 2, "steps_per_iteration": 2000, "population": 4, "regression_steps": 3}
+_TINY_VINE = {"trunks": 2, "rollout_states": 4, "rollout_length": 5}
+# A tenth of Table 2's steps an iteration, and a fifth of its iterations.
+_TENTH = {"iterations": 40, "steps_per_iteration": 100_000, "population": 100}
+BUDGETS: dict[str, Budget] = {
+    "smoke": Budget(
+        seeds=1,
+        changes=dict.fromkeys(PAPER, _TINY),
+        vine=dict.fromkeys(PAPER, _TINY_VINE),
+        sweep_points=1,
+        beside=False,
+    ),
+    # Figure 4 shows 50 iterations of cart-pole and swimmer.
+    "reduced": Budget(
+        seeds=5,
+        changes={
+            "cartpole": {"iterations": 50},
+            "swimmer": {"iterations": 50},
+            "hopper": _TENTH,
+            "walker": _TENTH,
+        },
+        vine={task: {"rollout_states": 125} for task in ("hopper", "walker")},
+    ),
+    "paper": Budget(seeds=5, changes={task: {} for task in PAPER}, vine={}),
+}
+
+
+def figure4_settings(task: str, budget: Budget) -> dict[str, tuple[str, Config]]:
+    """Returns name of the setting → (its algorithm in ALGORITHMS, configuration).
+
+    Args:
+      task: of FIGURE4.
+      budget: one of BUDGETS.
+    """
+    settings = {}
+    for name in (*FIGURE4[task], *(BESIDE_FIGURE4 if task in BESIDE_TASKS else ())):
+        if name in BESIDE_FIGURE4 and not budget.beside:
+            continue
+        algorithm = ALGORITHMS[name]
+        method = algorithm.changes.get("algorithm")
+        sampler = algorithm.changes.get("sampler")
+        changes = {**budget.changes[task], **algorithm.changes}
+        if method not in BLACK_BOX:
+            changes.pop("population", None)
+        start = dataclasses.replace(preset("paper", task, sampler, method), **changes)
+        if sampler == "vine":
+            start = dataclasses.replace(start, **budget.vine.get(task, {}))
+        if algorithm.sweep is None:
+            settings[name] = (name, start)
+            continue
+        field, values = algorithm.sweep
+        for value in values[: budget.sweep_points]:
+            config = dataclasses.replace(start, **cast(dict[str, Any], {field: value}))
+            settings[f"{name}_{value:g}"] = (name, config)
+    return settings
+
+
+def preset(
+    name: str, task: str, sampler: str | None = None, algorithm: str | None = None
+) -> Config:
     """Returns the settings of a preset for a task.
 
     For a task that is not the paper's own, `paper` means Table 2's Hopper column.
@@ -69,6 +216,7 @@ def preset(name: str, task: str, sampler: str | None = None) -> Config:
       name: one of PRESETS.
       task: of the run.
       sampler: `single_path` (None) or `vine`, which has settings of its own.
+      algorithm: of ALGORITHMS in trpo_repro.config; CEM's and CMA's populations are the task's.
 
     Raises:
       ValueError: unknown preset, or a preset that lacks the sampler.
@@ -81,6 +229,8 @@ def preset(name: str, task: str, sampler: str | None = None) -> Config:
         return dataclasses.replace(GAE, task=task)
     column = task if task in PAPER else "hopper"
     start = dataclasses.replace(PAPER[column], task=task)
+    if algorithm in BLACK_BOX:
+        return dataclasses.replace(start, algorithm=algorithm, population=PAPER_POPULATION[column])
     if sampler == "vine":
         return dataclasses.replace(start, sampler="vine", **PAPER_VINE[column])
     return start

@@ -13,7 +13,6 @@ from absl import flags
 from experiments import cli, configs
 from trpo_repro import checkpoint, environments, plotting, runs
 from trpo_repro import config as config_lib
-from trpo_repro.algorithms import trust_region
 from trpo_repro.sampling import vine
 
 flags.DEFINE_string("task", "swimmer", f"One of: {', '.join(environments.task_names())}.")
@@ -21,7 +20,7 @@ flags.DEFINE_enum("preset", "paper", configs.PRESETS, "Settings that the other f
 flags.DEFINE_bool("resume", False, "Go on from the last checkpoint in --out.")
 
 _HELP = {
-    "algorithm": f"One of: {', '.join(trust_region.METHODS)}.",
+    "algorithm": f"One of: {', '.join(config_lib.ALGORITHMS)}.",
     "sampler": f"One of: {', '.join(config_lib.SAMPLERS)}.",
     "seed": "Seed of every random number.",
     "iterations": "Policy iterations.",
@@ -52,6 +51,16 @@ _HELP = {
     "rollout_length": "Environment steps of a branch that does not terminate before (vine).",
     "proposal": f"Distribution of branches' first actions, one of: {', '.join(vine.PROPOSALS)}.",
     "kl_states": f"States of vine's KL constraint, one of: {', '.join(config_lib.KL_STATES)}.",
+    "temperature": "T of the weights exp(R / T), in standard deviations of the returns (rwr).",
+    "relative_entropy": "Bound epsilon on the weights' relative entropy, in nats (reps).",
+    "regression_steps": "L-BFGS steps of a fit without closed form (rwr, reps).",
+    "min_std": "Least standard deviation of a Gaussian policy after a fit (rwr, reps).",
+    "population": "Candidates of an iteration (cem, cma).",
+    "episodes_per_candidate": "Episodes whose mean return is a candidate's value (cem, cma).",
+    "search_deviation": "Initial standard deviation of candidates' parameters (cem, cma).",
+    "elite_fraction": "Fraction of the candidates that the next are fitted to (cem).",
+    "noise": "Added to the candidates' variances at first, in units of search_deviation^2 (cem).",
+    "noise_updates": "Iterations until no variance is added any more (cem).",
     "threads": "Simulator threads; 0 uses every core. Never changes a number.",
 }
 
@@ -85,7 +94,9 @@ def config_from_flags() -> config_lib.Config:
     }
     if "hidden_sizes" in given:
         given["hidden_sizes"] = tuple(_whole_number(text) for text in given["hidden_sizes"] if text)
-    start = configs.preset(values["preset"], given.pop("task"), given.get("sampler"))
+    start = configs.preset(
+        values["preset"], given.pop("task"), given.get("sampler"), given.get("algorithm")
+    )
     return dataclasses.replace(start, **given)
 
 

@@ -5,13 +5,20 @@ import math
 from typing import Any
 
 from trpo_repro import environments
-from trpo_repro.algorithms import trust_region
+from trpo_repro.algorithms import cem, cma, trust_region, weighted_regression
 from trpo_repro.policies import networks
 from trpo_repro.sampling import vine
 
 SAMPLERS = ("single_path", "vine")
 BASELINES = ("none", "linear", "network")
 KL_STATES = ("trunk", "rollout")
+
+METHODS: dict[str, trust_region.Method | weighted_regression.Method] = {
+    **trust_region.METHODS,
+    **weighted_regression.METHODS,
+}
+BLACK_BOX = ("cem", "cma")
+ALGORITHMS = (*METHODS, *BLACK_BOX)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +27,7 @@ class Config:
 
     Attributes:
       task: see `environments.task_names`.
-      algorithm: see `trust_region.METHODS`.
+      algorithm: one of ALGORITHMS.
       sampler: `single_path` or `vine`.
       seed: of every random number.
       iterations: policy iterations.
@@ -53,6 +60,16 @@ class Config:
       proposal: q, of the branches' first actions: `policy` or `uniform`.
       kl_states: vine's states of the KL constraint and the Fisher matrix: `trunk` (all trunk
         states) or `rollout` (the rollout set).
+      temperature: of RWR's weights exp(R / T), in standard deviations of the returns.
+      relative_entropy: ε of REPS, in nats.
+      regression_steps: of L-BFGS, in the fits of RWR and REPS that have no closed form.
+      min_std: least standard deviation of a Gaussian policy in these fits, in action units.
+      population: candidates of one iteration of CEM and CMA.
+      episodes_per_candidate: whose mean return is a candidate's value.
+      search_deviation: initial standard deviation of the candidates, in units of θ.
+      elite_fraction: of CEM.
+      noise: Z_0, added to CEM's variances at the beginning, in units of search_deviation².
+      noise_updates: iterations until none is added any more.
       threads: simulator threads; 0 means all cores. Never changes a number.
     """
 
@@ -88,11 +105,21 @@ class Config:
     rollout_length: int = 50
     proposal: str = "policy"
     kl_states: str = "trunk"
+    temperature: float = 1.0
+    relative_entropy: float = 0.5
+    regression_steps: int = 25
+    min_std: float = 1e-3
+    population: int = 50
+    episodes_per_candidate: int = 1
+    search_deviation: float = 1.0
+    elite_fraction: float = 0.1
+    noise: float = 0.05
+    noise_updates: int = 50
     threads: int = 0
 
     def __post_init__(self):
         _require_choice("task", self.task, environments.task_names())
-        _require_choice("algorithm", self.algorithm, tuple(trust_region.METHODS))
+        _require_choice("algorithm", self.algorithm, ALGORITHMS)
         _require_choice("sampler", self.sampler, SAMPLERS)
         _require_choice("baseline", self.baseline, BASELINES)
         _require_choice("proposal", self.proposal, vine.PROPOSALS)
@@ -109,26 +136,47 @@ class Config:
             "rollout_states",
             "rollouts_per_state",
             "rollout_length",
+            "regression_steps",
+            "episodes_per_candidate",
+            "noise_updates",
         ):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        for name in ("seed", "skip_inputs", "threads", "max_backtracks", "damping"):
+        for name in ("seed", "skip_inputs", "threads", "max_backtracks", "damping", "noise"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
-        for name in ("kl_limit", "step_size", "baseline_learning_rate"):
+        require(self.population >= 2, "population", self.population, "at least 2")
+        for name in (
+            "kl_limit",
+            "step_size",
+            "baseline_learning_rate",
+            "temperature",
+            "relative_entropy",
+            "min_std",
+            "search_deviation",
+        ):
             value = getattr(self, name)
             require(0 < value < math.inf, name, value, "positive and finite")
-        for name in ("initial_log_std", "damping"):
+        for name in ("initial_log_std", "damping", "noise"):
             require(math.isfinite(getattr(self, name)), name, getattr(self, name), "finite")
         for name in ("discount", "backtrack_factor"):
             value = getattr(self, name)
             require(0 < value < 1, name, value, "between 0 and 1, both excluded")
         require(0 <= self.gae_lambda <= 1, "gae_lambda", self.gae_lambda, "in [0, 1]")
-        require(0 < self.fisher_fraction <= 1, "fisher_fraction", self.fisher_fraction, "in (0, 1]")
+        for name in ("fisher_fraction", "elite_fraction"):
+            require(0 < getattr(self, name) <= 1, name, getattr(self, name), "in (0, 1]")
         require(
             all(1 <= units <= 10_000 for units in self.hidden_sizes),
             "hidden_sizes",
             self.hidden_sizes,
             "from 1 to 10000",
         )
+        if self.algorithm not in trust_region.METHODS:
+            only = f"single_path with algorithm={self.algorithm}"
+            require(self.sampler == "single_path", "sampler", self.sampler, only)
+        if self.algorithm in BLACK_BOX:
+            fixed = {"baseline": "none", "normalize_observations": False, "fresh_paths": True}
+            for name, needed in fixed.items():
+                value = getattr(self, name)
+                require(value == needed, name, value, f"{needed} with algorithm={self.algorithm}")
         if self.sampler == "vine":
             states = self.trunks * self.path_length
             require(
@@ -161,15 +209,28 @@ class Config:
         return self.steps_per_iteration // self.path_length
 
     @property
-    def method(self) -> trust_region.Method:
-        """The algorithm's row of the table with this configuration's numbers."""
-        row = trust_region.METHODS[self.algorithm]
+    def method(self) -> trust_region.Method | weighted_regression.Method:
+        """The algorithm's row of METHODS with this configuration's numbers."""
+        row = METHODS[self.algorithm]
         numbers = {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(row)
             if hasattr(self, field.name)
         }
         return dataclasses.replace(row, **numbers)
+
+    @property
+    def search(self) -> cem.CrossEntropyMethod | cma.CovarianceMatrixAdaptation:
+        """The black-box algorithm with this configuration's numbers."""
+        if self.algorithm == "cma":
+            return cma.CovarianceMatrixAdaptation(self.population, self.search_deviation)
+        return cem.CrossEntropyMethod(
+            self.population,
+            self.elite_fraction,
+            self.search_deviation,
+            self.noise,
+            self.noise_updates,
+        )
 
 
 def require(condition: bool, name: str, value: Any, allowed: str) -> None:

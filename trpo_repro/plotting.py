@@ -64,14 +64,17 @@ def learning_curves(
     *,
     x: str = "iteration",
     y: str = "return_mean",
+    lengths: Mapping[str, int] | None = None,
 ) -> None:
     """Draws one curve a group: mean and 95% bootstrap interval over its runs.
 
     Args:
-      panels: title → label → run directories; a label has the same color in every panel.
+      panels: title → label → run directories; a label has the same color in every panel, and a
+        panel without labels says that it has no runs.
       output: PNG to write.
       x: column of metrics.csv on the horizontal axes.
       y: column on the vertical axes.
+      lengths: title → iterations to draw at most.
 
     Raises:
       ValueError: a run has no rows, or lacks a column.
@@ -85,7 +88,8 @@ def learning_curves(
     for axes, (title, groups) in zip(grid.flat, panels.items(), strict=False):
         for label, runs in groups.items():
             color = f"C{labels.index(label)}"
-            _draw_curve(axes, runs, label, color, x=x, y=y, generator=generator)
+            longest = (lengths or {}).get(title)
+            _draw_curve(axes, runs, label, color, x=x, y=y, generator=generator, longest=longest)
         axes.set(title=title, xlabel=LABELS.get(x, x), ylabel=LABELS.get(y, y))
         axes.set_xlim(left=0)
         if x == "env_steps":
@@ -93,7 +97,10 @@ def learning_curves(
         else:
             axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
-        axes.legend(loc="best", fontsize="small", frameon=False)
+        if groups:
+            axes.legend(loc="best", fontsize="small", frameon=False)
+        else:
+            axes.text(0.5, 0.5, "no runs yet", ha="center", transform=axes.transAxes)
     for axes in grid.flat[len(panels) :]:
         axes.remove()
     if any(len(runs) > 1 for groups in panels.values() for runs in groups.values()):
@@ -101,7 +108,7 @@ def learning_curves(
     canvas.savefig(output, dpi=150)
 
 
-def _draw_curve(axes, runs, label, color, *, x, y, generator):
+def _draw_curve(axes, runs, label, color, *, x, y, generator, longest):
     """Draws mean and interval over the runs of one setting, up to the shortest run's end."""
     tables = [metrics.read(run / "metrics.csv") for run in runs]
     for run, table in zip(runs, tables, strict=True):
@@ -109,6 +116,7 @@ def _draw_curve(axes, runs, label, color, *, x, y, generator):
             if column not in table:
                 raise ValueError(f"{run / 'metrics.csv'} has no column {column!r}")
     length = min(len(table[x]) for table in tables)
+    length = min(length, longest or length)
     curves = np.stack([table[y][:length] for table in tables])
     horizontal = np.mean([table[x][:length] for table in tables], axis=0)
     mean, low, high = across_seeds(curves, generator)

@@ -16,6 +16,7 @@ class Purpose(enum.IntEnum):
     ROLLOUT_SET = 4
     BRANCH_ACTIONS = 5
     BASELINE_WEIGHTS = 6
+    SEARCH = 7
 
 
 class Key(NamedTuple):

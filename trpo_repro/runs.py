@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import platform
@@ -18,10 +19,10 @@ from typing import Any
 import tqdm
 from absl import logging
 
-from trpo_repro import checkpoint, metrics, training
-from trpo_repro.config import Config
+from trpo_repro import black_box, checkpoint, metrics, training
+from trpo_repro.config import BLACK_BOX, Config
 
-PACKAGES = ("tensorflow", "keras", "tensorflow-probability", "numpy", "gymnasium", "mujoco")
+PACKAGES = ("tensorflow", "keras", "tensorflow-probability", "numpy", "gymnasium", "mujoco", "cma")
 FREE_ON_RESUME = ("iterations", "threads")  # a resumed run may change these
 
 
@@ -65,9 +66,9 @@ def run(config: Config, directory: pathlib.Path, *, resume: bool) -> training.St
                 writer.write(row)
                 state = after
                 checkpoint.save(checkpoints, state.iteration, state.to_arrays())
+                kl = "" if math.isnan(row["mean_kl"]) else f"KL {row['mean_kl']:.3g}, "
                 progress.set_postfix_str(
-                    f"return {row['return_recent']:.4g}, KL {row['mean_kl']:.3g}, "
-                    f"{row['steps_per_second']:.0f} steps/s"
+                    f"return {row['return_recent']:.4g}, {kl}{row['steps_per_second']:.0f} steps/s"
                 )
                 progress.update()
         except KeyboardInterrupt:
@@ -82,17 +83,17 @@ def run(config: Config, directory: pathlib.Path, *, resume: bool) -> training.St
 
 def _start(
     config: Config, directory: pathlib.Path, *, resume: bool
-) -> tuple[training.Trainer, training.State]:
+) -> tuple[training.Trainer | black_box.Trainer, training.State]:
     """Returns trainer and first state; a new run's directory is made after all checks passed."""
     record: dict[str, Any] = {"sessions": []}
     if resume:
         record = check_resumable(config, directory)
-        trainer = training.Trainer(config)
+        trainer = make_trainer(config)
         state = load_state(directory)
     else:
         if (directory / "config.json").exists():
             raise ValueError(f"{directory} already holds a run; pass --resume or another --out")
-        trainer = training.Trainer(config)
+        trainer = make_trainer(config)
         state = trainer.initial_state()
         checkpoint.save(directory / "checkpoints", 0, state.to_arrays())
     if state.iteration >= config.iterations:
@@ -100,7 +101,8 @@ def _start(
         tqdm.tqdm.write(message, file=sys.stderr)
         return trainer, state
     limit = trainer.environment.max_episode_steps
-    if config.fresh_paths and config.path_length < limit:
+    whole = config.algorithm in BLACK_BOX or config.path_length >= limit
+    if config.fresh_paths and not whole:
         logging.warning(
             "path_length=%d is shorter than the time limit of %d: returns are reported only of "
             "episodes that end within a path",
@@ -131,6 +133,13 @@ def _signals(handler) -> Iterator[None]:
     finally:
         for name, old in before.items():
             signal.signal(name, old)
+
+
+def make_trainer(config: Config) -> training.Trainer | black_box.Trainer:
+    """Returns the trainer of the configuration's algorithm."""
+    if config.algorithm in BLACK_BOX:
+        return black_box.Trainer(config)
+    return training.Trainer(config)
 
 
 def load_state(directory: pathlib.Path) -> training.State:

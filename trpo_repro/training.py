@@ -4,14 +4,14 @@ import dataclasses
 import math
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from absl import logging
 
 from trpo_repro import config as config_lib
 from trpo_repro import environments, metrics
-from trpo_repro.algorithms import trust_region
+from trpo_repro.algorithms import trust_region, weighted_regression
 from trpo_repro.estimation import baselines, returns, surrogates
 from trpo_repro.policies import normalization
 from trpo_repro.policies import policy as policy_lib
@@ -36,6 +36,7 @@ class State:
       recent_returns: [≤ 100] undiscounted returns of the last episodes.
       normalizer: of observations, or None.
       baseline: arrays of the value function.
+      search: arrays of a black-box algorithm.
     """
 
     iteration: int
@@ -47,6 +48,7 @@ class State:
     recent_returns: np.ndarray
     normalizer: normalization.ObservationNormalizer | None
     baseline: Mapping[str, np.ndarray]
+    search: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Returns everything as named arrays, for a checkpoint."""
@@ -56,7 +58,10 @@ class State:
             "running_returns": self.running_returns,
             "recent_returns": self.recent_returns,
         }
-        groups: dict[str, Mapping[str, np.ndarray]] = {"baseline": self.baseline}
+        groups: dict[str, Mapping[str, np.ndarray]] = {
+            "baseline": self.baseline,
+            "search": self.search,
+        }
         if self.environment is not None:
             groups["environment"] = self.environment.to_arrays()
         if self.normalizer is not None:
@@ -88,6 +93,7 @@ class State:
             recent_returns=arrays["recent_returns"],
             normalizer=normalization.ObservationNormalizer(**normalizer) if normalizer else None,
             baseline=group("baseline"),
+            search=group("search"),
         )
 
 
@@ -104,26 +110,9 @@ class Trainer:
           environment: in place of the one that `config.task` names.
         """
         self.config = config
-        self.environment = environment or environments.make(
-            config.task, threads=config.threads or None
-        )
-        space = self.environment.observation_space
-        config_lib.require(
-            config.skip_inputs < space.shape[0],
-            "skip_inputs",
-            config.skip_inputs,
-            f"less than the {space.shape[0]} observation columns of {config.task}",
-        )
-        self.policy = policy_lib.multilayer_perceptron_policy(
-            space,
-            self.environment.action_space,
-            hidden_sizes=config.hidden_sizes,
-            activation=config.activation,
-            seed=config.seed,
-            skip_inputs=config.skip_inputs,
-            initial_log_std=config.initial_log_std,
-        )
-        self.baseline = _make_baseline(config, space.shape[0])
+        self.environment = environment or make_environment(config)
+        self.policy = make_policy(config, self.environment)
+        self.baseline = _make_baseline(config, self.environment.observation_space.shape[0])
         surrogate: surrogates.Surrogate = surrogates.ImportanceSampled()
         if config.sampler == "vine":
             vine.check_restorable(self.environment)
@@ -131,12 +120,16 @@ class Trainer:
                 self.policy, config.rollouts_per_state, config.proposal
             )
             surrogate = surrogates.ActionSum() if every_action else surrogates.SelfNormalized()
-        self._update = trust_region.PolicyUpdate(
-            self.policy,
-            surrogate,
-            config.method,
-            separate_kl_states=config.sampler == "vine" and config.kl_states == "trunk",
-        )
+        self._update: trust_region.PolicyUpdate | weighted_regression.WeightedRegression
+        if isinstance(config.method, weighted_regression.Method):
+            self._update = weighted_regression.WeightedRegression(self.policy, config.method)
+        else:
+            self._update = trust_region.PolicyUpdate(
+                self.policy,
+                surrogate,
+                config.method,
+                separate_kl_states=config.sampler == "vine" and config.kl_states == "trunk",
+            )
 
     def initial_state(self) -> State:
         """Returns the state before the first iteration."""
@@ -207,7 +200,9 @@ class Trainer:
         )
         row = dict.fromkeys(metrics.COLUMNS, math.nan)
         row |= {name: value for name, value in report.items() if name in row}
-        row |= _return_metrics(episodes, recent, self.environment.max_episode_steps)
+        row |= return_metrics(
+            episodes.returns, episodes.lengths, recent, self.environment.max_episode_steps
+        )
         row |= {
             "iteration": after.iteration,
             "env_steps": after.env_steps,
@@ -348,11 +343,47 @@ class _Sample:
         return self.paths.rewards.size + (self.branches.branch_steps if self.branches else 0)
 
 
-def iterations(trainer: Trainer, state: State) -> Iterator[tuple[State, dict[str, Any]]]:
+class Iteration(Protocol):
+    """What `iterations` needs of a trainer, this module's or `black_box.Trainer`."""
+
+    config: config_lib.Config
+
+    def iterate(self, state: State) -> tuple[State, dict[str, Any]]:
+        """Returns the state after one iteration, and its row of metrics."""
+
+
+def iterations(trainer: Iteration, state: State) -> Iterator[tuple[State, dict[str, Any]]]:
     """Yields (state, metrics) after each iteration until the configured number is done."""
     while state.iteration < trainer.config.iterations:
         state, row = trainer.iterate(state)
         yield state, row
+
+
+def make_environment(config: config_lib.Config) -> environments.Environment:
+    """Returns the environment of `config.task`."""
+    return environments.make(config.task, threads=config.threads or None)
+
+
+def make_policy(
+    config: config_lib.Config, environment: environments.Environment
+) -> policy_lib.Policy:
+    """Returns the configuration's policy for an environment."""
+    space = environment.observation_space
+    config_lib.require(
+        config.skip_inputs < space.shape[0],
+        "skip_inputs",
+        config.skip_inputs,
+        f"less than the {space.shape[0]} observation columns of {config.task}",
+    )
+    return policy_lib.multilayer_perceptron_policy(
+        space,
+        environment.action_space,
+        hidden_sizes=config.hidden_sizes,
+        activation=config.activation,
+        seed=config.seed,
+        skip_inputs=config.skip_inputs,
+        initial_log_std=config.initial_log_std,
+    )
 
 
 def _make_baseline(config: config_lib.Config, observation_size: int) -> baselines.Baseline | None:
@@ -373,17 +404,25 @@ def _make_baseline(config: config_lib.Config, observation_size: int) -> baseline
     return None
 
 
-def _return_metrics(episodes, recent, max_episode_steps) -> dict[str, float]:
-    """Returns the columns about episodes; those of an iteration without one are NaN."""
+def return_metrics(
+    episode_returns: np.ndarray, lengths: np.ndarray, recent: np.ndarray, max_episode_steps: int
+) -> dict[str, float]:
+    """Returns the columns about episodes; those of an iteration without one are NaN.
+
+    Args:
+      episode_returns: [E] of the iteration's episodes.
+      lengths: [E] of the same.
+      recent: returns of the run's last episodes.
+      max_episode_steps: the time limit.
+    """
     row = {"return_recent": recent.mean() if len(recent) else math.nan}
-    returned = episodes.returns
-    if len(returned):
+    if len(episode_returns):
         row |= {
-            "return_mean": returned.mean(),
-            "return_min": returned.min(),
-            "return_max": returned.max(),
-            "episode_length": episodes.lengths.mean(),
-            "reward_per_step": returned.mean() / max_episode_steps,
+            "return_mean": episode_returns.mean(),
+            "return_min": episode_returns.min(),
+            "return_max": episode_returns.max(),
+            "episode_length": lengths.mean(),
+            "reward_per_step": episode_returns.mean() / max_episode_steps,
         }
     return row
 

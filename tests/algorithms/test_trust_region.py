@@ -249,7 +249,7 @@ def test_kl_is_zero_before_the_step():
     policy = _policy(dtype="float64")
     theta = tf.constant(policy.network.initial_parameters())
     rows = {name: tf.constant(array) for name, array in _rows(policy, theta).items()}
-    batch = trust_region._Batch(
+    batch = trust_region.Batch(
         policy, surrogates.ImportanceSampled(), theta, rows, None, rows["observations"], 64
     )
     at = batch.evaluate(theta)

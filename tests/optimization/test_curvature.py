@@ -92,7 +92,7 @@ def _product(setting, kind, chunk_rows=7):
         "advantages": tf.zeros(len(observations)),
     }
     fisher = rows if kind is trust_region.Curvature.EMPIRICAL else observations
-    batch = trust_region._Batch(
+    batch = trust_region.Batch(
         policy, surrogates.ImportanceSampled(), theta, rows, None, fisher, chunk_rows
     )
     product = {
@@ -149,7 +149,7 @@ def test_largest_quadratic_kl_is_the_largest_of_one_state(setting):
     policy, theta, observations, actions = setting
     vector = tf.constant(np.random.default_rng(2).standard_normal(theta.shape))
     rows = {"observations": observations, "actions": actions, "advantages": tf.zeros(11)}
-    batch = trust_region._Batch(
+    batch = trust_region.Batch(
         policy, surrogates.ImportanceSampled(), theta, rows, None, observations, 7
     )
     single = [

@@ -284,7 +284,7 @@ class PolicyUpdate:
         return np.sort(generator.choice(size, count, replace=False))
 
     def _step_in_graph(self, theta, rows, kl_observations, fisher):
-        batch = _Batch(
+        batch = Batch(
             self._policy,
             self._surrogate,
             theta,
@@ -307,7 +307,7 @@ class PolicyUpdate:
         return (*trust_region_step(theta, problem, self._method), batch.mean_entropy())
 
 
-class _Batch:
+class Batch:
     """Chunked sums over one batch, as functions of flat vectors; lives while a graph is traced."""
 
     def __init__(self, policy, surrogate, theta, rows, kl_observations, fisher, chunk_rows):

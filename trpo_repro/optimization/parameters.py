@@ -38,9 +38,13 @@ class FlatNetwork:
         return np.concatenate([np.ravel(variables[i].numpy()) for i in self._order])
 
     def unflatten(self, theta: tf.Tensor) -> list[tf.Tensor]:
-        """Returns θ cut into tensors of `shapes`."""
-        parts = tf.split(theta, self._sizes)
-        return [tf.reshape(p, shape) for p, shape in zip(parts, self.shapes, strict=True)]
+        """Returns [..., P] parameters cut into tensors [..., *shape] of `shapes`."""
+        parts = tf.split(theta, self._sizes, axis=-1)
+        batch = tf.shape(theta)[:-1]
+        return [
+            tf.reshape(part, tf.concat([batch, tf.constant(shape, tf.int32)], axis=0))
+            for part, shape in zip(parts, self.shapes, strict=True)
+        ]
 
     def flatten(self, tensors: Sequence[tf.Tensor]) -> tf.Tensor:
         """Returns tensors of `shapes` as one [P] vector."""
@@ -48,8 +52,22 @@ class FlatNetwork:
 
     def __call__(self, theta: tf.Tensor, inputs: tf.Tensor) -> tf.Tensor:
         """Returns the model's outputs at parameters θ."""
+        return self._apply(self.unflatten(theta), inputs)
+
+    def apply_each(self, weights: Sequence[tf.Tensor], inputs: tf.Tensor) -> tf.Tensor:
+        """Returns the outputs of R networks, each at its own row of [R, ...] inputs.
+
+        Args:
+          weights: R networks' parameters, `unflatten` of an [R, P] tensor.
+          inputs: [R, ...].
+        """
+        return tf.vectorized_map(
+            lambda row: self._apply(row[0], row[1][None])[0], (list(weights), inputs)
+        )
+
+    def _apply(self, weights, inputs):
         values: list[tf.Tensor | None] = [None] * len(self._order)
-        for i, value in zip(self._order, self.unflatten(theta), strict=True):
+        for i, value in zip(self._order, weights, strict=True):
             values[i] = value
         outputs, _ = self._model.stateless_call(values, [], inputs)
         return outputs

@@ -39,6 +39,13 @@ class Policy:
             lambda theta, observations: family.mode(self.network(theta, observations))
         ).get_concrete_function(theta, observations)
 
+        self._sample_each = tf.function(
+            lambda observations, noise, *weights: family.sample(
+                self.network.apply_each(weights, observations), noise
+            )
+        )
+        self._specs = (observations, noise)
+
     def actor(self, theta: np.ndarray) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
         """Returns ([N, ...] observations, [N, ...] noise) → the [N, ...] actions of π_θ."""
         parameters = tf.convert_to_tensor(theta)
@@ -46,6 +53,41 @@ class Policy:
         def act(observations: np.ndarray, noise: np.ndarray) -> np.ndarray:
             inputs = tf.convert_to_tensor(observations, self.observation_dtype)
             return self._sample(parameters, inputs, tf.convert_to_tensor(noise)).numpy()
+
+        return act
+
+    def population_actor(
+        self, thetas: np.ndarray
+    ) -> Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
+        """Returns the actions of R policies, one θ each, of which any may have left.
+
+        Args:
+          thetas: [R, P].
+
+        Returns:
+          (rows, observations, noise) → actions: of the [n] ascending indices `rows`, which
+          never come back once they are missing, and their [n, ...] observations and noise.
+        """
+        held = np.arange(len(thetas))
+        weights = self.network.unflatten(tf.convert_to_tensor(thetas))
+        specs = [
+            tf.TensorSpec([None, *shape], w.dtype)
+            for shape, w in zip(self.network.shapes, weights, strict=True)
+        ]
+        sample = self._sample_each.get_concrete_function(*self._specs, *specs)
+
+        def act(rows: np.ndarray, observations: np.ndarray, noise: np.ndarray) -> np.ndarray:
+            nonlocal held, weights
+            if 2 * len(rows) <= len(held):  # copying the weights is worth it only now and then
+                kept = np.searchsorted(held, rows)
+                held, weights = rows, [tf.gather(weight, kept) for weight in weights]
+            at = np.searchsorted(held, rows)
+            inputs = np.zeros((len(held), *self.observation_shape), np.float32)
+            inputs[at] = observations
+            padded = np.zeros((len(held), *self.family.action_shape), np.float32)
+            padded[at] = noise
+            actions = sample(tf.convert_to_tensor(inputs), tf.convert_to_tensor(padded), *weights)
+            return actions.numpy()[at]
 
         return act
 

@@ -1,0 +1,136 @@
+"""Training by black-box search: candidates' parameters in, undiscounted returns out."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from absl import logging
+
+from trpo_repro import config as config_lib
+from trpo_repro import environments, metrics, training
+from trpo_repro.algorithms import trust_region
+from trpo_repro.randomness import Key, Purpose
+from trpo_repro.sampling import population
+
+Arrays = Mapping[str, np.ndarray]
+
+
+class Search(Protocol):
+    """A maximizer over vectors as a map of states; states are named arrays."""
+
+    def initial_state(self, theta: np.ndarray) -> Arrays:
+        """Returns the state that searches around θ, [P]."""
+
+    def ask(self, state: Arrays, generator: np.random.Generator) -> tuple[np.ndarray, Arrays]:
+        """Returns ([C, P] candidates, the state to tell their values to)."""
+
+    def tell(self, state: Arrays, candidates: np.ndarray, values: np.ndarray) -> Arrays:
+        """Returns the state after [C] values of the [C, P] candidates."""
+
+    def mean(self, state: Arrays) -> np.ndarray:
+        """Returns the middle of the search, [P]."""
+
+
+class Trainer:
+    """Maps training states to training states, as `training.Trainer` does.
+
+    A state's θ is the middle of the search; the metrics are of the candidates' episodes.
+    """
+
+    def __init__(
+        self, config: config_lib.Config, environment: environments.Environment | None = None
+    ):
+        """Builds environment, policy and search.
+
+        Args:
+          config: of the run.
+          environment: in place of the one that `config.task` names.
+        """
+        self.config = config
+        self.environment = environment or training.make_environment(config)
+        self.policy = training.make_policy(config, self.environment)
+        self._search: Search = config.search
+
+    def initial_state(self) -> training.State:
+        """Returns the state before the first iteration."""
+        theta = self.policy.network.initial_parameters()
+        return training.State(
+            iteration=0,
+            env_steps=0,
+            episodes=0,
+            theta=theta,
+            environment=None,
+            running_returns=np.zeros(0),
+            recent_returns=np.zeros(0),
+            normalizer=None,
+            baseline={},
+            search=self._search.initial_state(theta),
+        )
+
+    def iterate(self, state: training.State) -> tuple[training.State, dict[str, Any]]:
+        """Returns the state after one population, and its row of metrics."""
+        config = self.config
+        key = Key(config.seed, state.iteration)
+        started = time.perf_counter()
+        candidates, search = self._search.ask(state.search, key.generator(Purpose.SEARCH))
+        candidates = candidates.astype(state.theta.dtype)
+        evaluation = population.evaluate_population(
+            self.environment,
+            self.policy,
+            np.repeat(candidates, config.episodes_per_candidate, axis=0),
+            key,
+        )
+        sampled = time.perf_counter()
+
+        finite = np.isfinite(evaluation.returns)
+        theta, outcome = state.theta, trust_region.Outcome.NOT_FINITE
+        if finite.any():
+            # A simulation that diverged counts as the worst of the others.
+            worst = evaluation.returns[finite].min()
+            values = np.where(finite, evaluation.returns, worst)
+            values = values.reshape(len(candidates), -1).mean(axis=1)
+            search = self._search.tell(search, candidates, values)
+            theta = self._search.mean(search).astype(state.theta.dtype)
+            outcome = trust_region.Outcome.ACCEPTED
+        else:
+            search = state.search
+        if not finite.all():
+            logging.error(
+                "task %s, iteration %d: %d of %d episodes returned a number that is not finite",
+                config.task,
+                state.iteration + 1,
+                (~finite).sum(),
+                len(finite),
+            )
+        updated = time.perf_counter()
+
+        returns, lengths = evaluation.returns[finite], evaluation.lengths[finite]
+        recent = np.concatenate([state.recent_returns, returns])[-training.RECENT_EPISODES :]
+        steps = int(evaluation.lengths.sum())
+        after = dataclasses.replace(
+            state,
+            iteration=state.iteration + 1,
+            env_steps=state.env_steps + steps,
+            episodes=state.episodes + len(finite),
+            theta=theta,
+            recent_returns=recent,
+            search=search,
+        )
+        row: dict[str, Any] = dict.fromkeys(metrics.COLUMNS, math.nan)
+        row |= training.return_metrics(returns, lengths, recent, self.environment.max_episode_steps)
+        row |= {
+            "iteration": after.iteration,
+            "env_steps": after.env_steps,
+            "episodes": after.episodes,
+            "reward_mean": returns.sum() / max(lengths.sum(), 1),
+            "step_norm": np.linalg.norm(theta - state.theta),
+            "accepted": outcome is trust_region.Outcome.ACCEPTED,
+            "outcome": outcome.name.lower(),
+            "seconds_sampling": sampled - started,
+            "seconds_update": updated - sampled,
+            "steps_per_second": steps / (updated - started),
+        }
+        return after, row
