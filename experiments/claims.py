@@ -1,20 +1,26 @@
 """Judges the paper's claims by what results/ holds, and never without data.
 
-python experiments/claims.py --results=results
+python experiments/claims.py --results=results --budget=reduced
 
-Each claim is a function of the results directory that returns an estimate, its range and a
-verdict. The table is printed and written to RESULTS/claims.md.
+Each claim is a function of the results that returns an estimate, its range and a verdict. The
+table is printed and written to RESULTS/claims.md. C1 to C7 are judged by the runs of Figure 4 of
+the given budget: "final" is the mean reward per time step of the last tenth of the iterations,
+"learning speed" the mean over all iterations of the gain over the untrained policy, and ranges
+are 95% bootstrap intervals over seeds.
 """
 
 import csv
+import dataclasses
 import json
 import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 from absl import flags
+from scipy import stats
 
-from experiments import cli
+from experiments import cli, configs, figure4
 from trpo_repro import checkpoint
 
 RESULTS = flags.DEFINE_string("results", "results", "Directory of results; claims.md goes there.")
@@ -30,25 +36,266 @@ class Verdict(NamedTuple):
     verdict: str
 
 
-def penalty_makes_steps_tiny(results: pathlib.Path) -> Verdict:
+MIN_SEEDS = 3
+# Reward per time step from which a task counts as solved: nine tenths of cart-pole's 10, and more
+# than standing still in hopper and walker. Swimmer has no such mark: better than untrained.
+SOLVED = {"cartpole": 9.0, "hopper": 1.0, "walker": 1.0}
+SIMILAR = 0.2  # relative difference within which two learning speeds count as similar
+CATASTROPHE = 0.5  # of the gain so far: what a catastrophic update loses
+
+
+class NotEnoughDataError(Exception):
+    """What a claim needs has not been run."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """What the claims are judged by.
+
+    Attributes:
+      directory: of the results.
+      budget: of Figure 4's runs, a key of configs.BUDGETS.
+    """
+
+    directory: pathlib.Path
+    budget: str = "reduced"
+
+    def runs(self, task: str, algorithm: str) -> list[figure4.Run]:
+        """Returns the finished runs of an algorithm, by seed; of a sweep, of its best setting.
+
+        Raises:
+          NotEnoughDataError: there are fewer than MIN_SEEDS.
+        """
+        every = figure4.planned(self.budget, self.directory, f"{task}/*")
+        found = figure4.best(every, task, algorithm)
+        if len(found) < MIN_SEEDS:
+            raise NotEnoughDataError(f"{len(found)} seeds of {task}/{algorithm}")
+        return found
+
+    def final(self, task: str, algorithm: str) -> np.ndarray:
+        """Returns the final performance of each seed, [S]."""
+        return figure4.final(self.runs(task, algorithm))
+
+    def untrained(self, task: str) -> float:
+        """Returns the mean reward per time step of the first iteration's policies."""
+        return float(np.nanmean(figure4.curves(self.runs(task, "single_path"))[:, 0]))
+
+    def speed(self, task: str, algorithm: str) -> np.ndarray:
+        """Returns each seed's mean gain over the untrained policy, [S]."""
+        curves = figure4.curves(self.runs(task, algorithm))
+        return np.nanmean(curves, axis=1) - self.untrained(task)
+
+
+def _difference(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
+    """Returns the 95% interval of the difference of two means over seeds."""
+    return _interval(first, second, lambda a, b: a - b)
+
+
+def _relative_difference(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
+    """Returns the 95% interval of mean(first) / mean(second) − 1."""
+    return _interval(first, second, lambda a, b: a / b - 1)
+
+
+def _interval(first, second, function) -> tuple[float, float]:
+    result = stats.bootstrap(
+        (first, second),
+        lambda a, b, axis=-1: function(a.mean(axis=axis), b.mean(axis=axis)),
+        method="percentile",
+        n_resamples=2000,
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    return float(result.low), float(result.high)
+
+
+def _similar_speeds(results: Results, pairs: Iterable[tuple[str, str, str]]) -> Verdict:
+    """Judges whether of each (task, variant, reference) the speeds are within SIMILAR."""
+    texts, judgments = [], []
+    for task, variant, reference in pairs:
+        low, high = _relative_difference(
+            results.speed(task, variant), results.speed(task, reference)
+        )
+        texts.append(f"{task} {variant} {low:+.0%} to {high:+.0%}")
+        if low > -SIMILAR and high < SIMILAR:
+            judgments.append(HOLDS)
+        elif low > SIMILAR or high < -SIMILAR:
+            judgments.append(FAILS)
+        else:
+            judgments.append(UNKNOWN)
+    return Verdict("speed relative to single path: " + "; ".join(texts), _all(judgments))
+
+
+def _all(judgments: Sequence[str]) -> str:
+    """Returns the judgment on a claim whose every part must hold."""
+    for verdict in (FAILS, UNKNOWN):
+        if verdict in judgments:
+            return verdict
+    return HOLDS
+
+
+def _by_task(tasks: Iterable[str], judge_task: Callable[[str], Verdict]) -> Verdict:
+    """Judges a claim about several tasks; one that lacks data leaves the others' failures."""
+    texts, judgments = [], []
+    for task in tasks:
+        try:
+            verdict = judge_task(task)
+        except NotEnoughDataError as error:
+            verdict = Verdict(str(error), UNKNOWN)
+        texts.append(f"{task}: {verdict.estimate}")
+        judgments.append(verdict.verdict)
+    return Verdict("; ".join(texts), _all(judgments))
+
+
+def trpo_is_best(results: Results) -> Verdict:
+    """C1: single path and vine solve all four locomotion tasks, best of all methods.
+
+    Fails where either does not solve a task, or another method's final performance is above both,
+    by the interval of the difference from the better of the two.
+    """
+
+    def of_task(task):
+        ours = {name: results.final(task, name) for name in ("single_path", "vine")}
+        best = max(ours.values(), key=np.mean)
+        mark = SOLVED.get(task, results.untrained(task))
+        text = ", ".join(f"{name} {values.mean():.3g}" for name, values in ours.items())
+        unsolved = [name for name, values in ours.items() if values.mean() < mark]
+        others = [name for name in configs.FIGURE4[task] if name not in ours]
+        above = [n for n in others if _difference(results.final(task, n), best)[0] > 0]
+        if unsolved:
+            text += f", {' and '.join(unsolved)} below {mark:.3g}"
+        if above:
+            text += f", {' and '.join(above)} above both"
+        return Verdict(text, FAILS if unsolved or above else HOLDS)
+
+    return _by_task(configs.FIGURE4, of_task)
+
+
+def natural_gradient_lacks_gaits(results: Results) -> Verdict:
+    """C2: natural gradient does well on cart-pole and swimmer, no gait on hopper and walker.
+
+    Well: at least half of single path's gain over the untrained policy. No gait: a final reward
+    per time step below 1, which is standing still.
+    """
+
+    def of_task(task):
+        final = results.final(task, "natural_gradient").mean()
+        if task in ("hopper", "walker"):
+            return Verdict(f"{final:.3g}", HOLDS if final < 1 else FAILS)
+        untrained = results.untrained(task)
+        gain = (final - untrained) / (results.final(task, "single_path").mean() - untrained)
+        return Verdict(f"{gain:.2f} of single path's gain", HOLDS if gain >= 0.5 else FAILS)
+
+    return _by_task(configs.FIGURE4, of_task)
+
+
+def search_does_poorly_on_large_problems(results: Results) -> Verdict:
+    """C3: CEM and CMA do poorly on the larger problems.
+
+    Holds for a task if the final performance of each that Figure 4 shows there is below single
+    path's by the interval of the difference.
+    """
+
+    def of_task(task):
+        texts, judgments = [], []
+        for name in ("cem", "cma"):
+            if name not in configs.FIGURE4[task]:
+                continue
+            reference = results.final(task, "single_path")
+            low, high = _difference(results.final(task, name), reference)
+            texts.append(f"{name} − single path {low:+.3g} to {high:+.3g}")
+            judgments.append(HOLDS if high < 0 else FAILS if low > 0 else UNKNOWN)
+        return Verdict(", ".join(texts), _all(judgments))
+
+    return _by_task(("swimmer", "hopper", "walker"), of_task)
+
+
+def max_kl_is_slower(results: Results) -> Verdict:
+    """C4: max KL learns somewhat more slowly than mean KL, with similar effect.
+
+    On cart-pole: learning speed below single path's, final performance within a fifth of it.
+    """
+    speed = _relative_difference(
+        results.speed("cartpole", "max_kl"), results.speed("cartpole", "single_path")
+    )
+    final = _relative_difference(
+        results.final("cartpole", "max_kl"), results.final("cartpole", "single_path")
+    )
+    slower = HOLDS if speed[1] < 0 else FAILS if speed[0] > 0 else UNKNOWN
+    inside = final[0] > -SIMILAR and final[1] < SIMILAR
+    outside = final[0] > SIMILAR or final[1] < -SIMILAR
+    similar = HOLDS if inside else FAILS if outside else UNKNOWN
+    text = f"speed {speed[0]:+.0%} to {speed[1]:+.0%}, final {final[0]:+.0%} to {final[1]:+.0%}"
+    return Verdict(text, _all([slower, similar]))
+
+
+def empirical_fisher_is_as_fast(results: Results) -> Verdict:
+    """C5: the empirical FIM improves at a similar rate to the analytic one.
+
+    Learning speeds within a fifth, on cart-pole and swimmer.
+    """
+    tasks = ("cartpole", "swimmer")
+    return _similar_speeds(results, [(task, "empirical_fim", "single_path") for task in tasks])
+
+
+def line_search_prevents_catastrophes(results: Results) -> Verdict:
+    """C6: without the line search, updates occasionally degrade performance catastrophically.
+
+    Counts iterations that lose at least half of the best gain so far over the untrained policy.
+    Holds if there are some without the line search, and more than with it.
+    """
+    counts, runs = {}, {}
+    for name in ("truncated_natural_gradient", "single_path"):
+        counts[name] = runs[name] = 0
+        for task in configs.BESIDE_TASKS:
+            curves = figure4.curves(results.runs(task, name)) - results.untrained(task)
+            counts[name] += sum(map(_catastrophes, curves))
+            runs[name] += len(curves)
+    without, reference = (
+        counts[n] / runs[n] for n in ("truncated_natural_gradient", "single_path")
+    )
+    verdict = HOLDS if without > 0 and without > reference else FAILS
+    return Verdict(f"a run: {without:.2g} without line search, {reference:.2g} with it", verdict)
+
+
+def _catastrophes(gains: np.ndarray) -> int:
+    """Returns how often a curve of gains, [I], falls at once by half of its best so far.
+
+    A best within the scatter of the first tenth is no gain to lose.
+    """
+    best = np.fmax.accumulate(gains)
+    noise = 3 * np.nanstd(np.diff(gains[: max(3, len(gains) // 10)]))
+    falls = gains[:-1] - gains[1:]
+    return int(np.sum((falls >= CATASTROPHE * best[:-1]) & (falls > noise)))
+
+
+def subsampling_costs_nothing(results: Results) -> Verdict:
+    """C7: 10% of the data for the Fisher-vector product, and k = 10, cost no learning speed.
+
+    Learning speeds with all of the data, and with k = 20, within a fifth of single path's.
+    """
+    variants = ("fisher_1.0", "cg_20")
+    pairs = [(task, v, "single_path") for task in configs.BESIDE_TASKS for v in variants]
+    return _similar_speeds(results, pairs)
+
+
+def penalty_makes_steps_tiny(results: Results) -> Verdict:
     """C8: the penalty coefficient C of eq. 9 makes steps prohibitively small.
 
     Max KL of Algorithm 1's first step over eq. 12's δ = 0.01, the range over processes; holds
     if every one is below a tenth.
     """
-    record = json.loads((results / "theory" / "claims.json").read_text())
+    record = json.loads((results.directory / "theory" / "claims.json").read_text())
     ratios = [methods["Algorithm 1 (eq. 10)"]["first_max_kl"] / 0.01 for methods in record.values()]
     verdict = HOLDS if max(ratios) < 0.1 else FAILS
     return Verdict(f"first step's KL / δ: {min(ratios):.1e} to {max(ratios):.1e}", verdict)
 
 
-def common_numbers_cut_variance(results: pathlib.Path) -> Verdict:
+def common_numbers_cut_variance(results: Results) -> Verdict:
     """C9: common random numbers cut the variance of Q differences; SNR stays finite as Δt → 0.
 
     Holds if at every Δt and branch length the 95% interval of the variance lies below the one
     without them, and at the smallest Δt the SNR with them is above half that at the largest.
     """
-    rows = _table(results / "vine" / "common_random_numbers.csv")
+    rows = _table(results.directory / "vine" / "common_random_numbers.csv")
     ratios, separate, finite = [], [], []
     for (_, _), group in _groups(rows, ("task", "branch_seconds")):
         by = {
@@ -69,12 +316,12 @@ def common_numbers_cut_variance(results: pathlib.Path) -> Verdict:
     )
 
 
-def vine_has_less_variance(results: pathlib.Path) -> Verdict:
+def vine_has_less_variance(results: Results) -> Verdict:
     """C10: vine's surrogate has much lower variance for the same number of Q-values.
 
     Gradient variance of vine over single path's; holds if every interval lies below.
     """
-    rows = _table(results / "vine" / "surrogate_variance.csv")
+    rows = _table(results.directory / "vine" / "surrogate_variance.csv")
     ratios, separate = [], []
     for _, group in _groups(rows, ("task", "policy_iterations")):
         by = {row["estimator"]: row for row in group}
@@ -88,22 +335,29 @@ def vine_has_less_variance(results: pathlib.Path) -> Verdict:
     )
 
 
-def theory_holds(results: pathlib.Path) -> Verdict:
+def theory_holds(results: Results) -> Verdict:
     """C11: Algorithm 1 improves monotonically; the bounds hold.
 
     Least change of η along its runs, and the largest violation of any identity or bound.
     """
-    record = json.loads((results / "theory" / "claims.json").read_text())
+    record = json.loads((results.directory / "theory" / "claims.json").read_text())
     least = min(
         methods["Algorithm 1 (eq. 10)"]["least_change_of_return"] for methods in record.values()
     )
-    rows = _table(results / "theory" / "violations.csv")
+    rows = _table(results.directory / "theory" / "violations.csv")
     worst = max(float(row["largest_violation"]) for row in rows)
     verdict = HOLDS if least >= -ROUNDING and worst < ROUNDING else FAILS
     return Verdict(f"least change of η {least:.1e}; largest violation {worst:.1e}", verdict)
 
 
-CLAIMS: dict[str, Callable[[pathlib.Path], Verdict]] = {
+CLAIMS: dict[str, Callable[[Results], Verdict]] = {
+    "C1": trpo_is_best,
+    "C2": natural_gradient_lacks_gaits,
+    "C3": search_does_poorly_on_large_problems,
+    "C4": max_kl_is_slower,
+    "C5": empirical_fisher_is_as_fast,
+    "C6": line_search_prevents_catastrophes,
+    "C7": subsampling_costs_nothing,
     "C8": penalty_makes_steps_tiny,
     "C9": common_numbers_cut_variance,
     "C10": vine_has_less_variance,
@@ -111,29 +365,31 @@ CLAIMS: dict[str, Callable[[pathlib.Path], Verdict]] = {
 }
 
 
-def judge(results: pathlib.Path) -> dict[str, Verdict]:
-    """Returns the verdict on every claim; missing files mean not enough data."""
+def judge(results: Results) -> dict[str, Verdict]:
+    """Returns the verdict on every claim; missing runs and files mean not enough data."""
     verdicts = {}
     for name, claim in CLAIMS.items():
         try:
             verdicts[name] = claim(results)
         except FileNotFoundError as error:
-            missing = pathlib.Path(error.filename).relative_to(results)
+            missing = pathlib.Path(error.filename).relative_to(results.directory)
             verdicts[name] = Verdict(f"{missing} is missing", UNKNOWN)
+        except NotEnoughDataError as error:
+            verdicts[name] = Verdict(str(error), UNKNOWN)
     return verdicts
 
 
 def main(_):
-    results = pathlib.Path(RESULTS.value)
-    if not results.is_dir():
-        cli.refuse(f"--results={results} is no directory")
+    results = Results(pathlib.Path(RESULTS.value), figure4.BUDGET.value)
+    if not results.directory.is_dir():
+        cli.refuse(f"--results={results.directory} is no directory")
     lines = ["| claim | | estimate | verdict |", "|---|---|---|---|"]
     for name, verdict in judge(results).items():
         statement = (CLAIMS[name].__doc__ or "").splitlines()[0].partition(": ")[2]
         statement = statement.replace("|", "\\|")
         lines.append(f"| {name} | {statement} | {verdict.estimate} | **{verdict.verdict}** |")
         print(f"{name:4} {verdict.verdict:15} {statement}\n     {verdict.estimate}")
-    checkpoint.write_text(results / "claims.md", "\n".join(lines) + "\n")
+    checkpoint.write_text(results.directory / "claims.md", "\n".join(lines) + "\n")
 
 
 def _table(path: pathlib.Path) -> list[dict[str, str]]:

@@ -104,8 +104,8 @@ ALGORITHMS: dict[str, Algorithm] = {
     "rwr": Algorithm("RWR", {"algorithm": "rwr"}, ("temperature", (0.3, 1.0, 3.0))),
     # Beside Figure 4: Sec. 7's REPS, and TRPO with one part changed, for claims C6 and C7.
     "reps": Algorithm("REPS", {"algorithm": "reps"}),
-    "no_line_search": Algorithm(
-        "single path, no line search", {"algorithm": "truncated_natural_gradient"}
+    "truncated_natural_gradient": Algorithm(
+        "truncated natural gradient (no line search)", {"algorithm": "truncated_natural_gradient"}
     ),
     "fisher_1.0": Algorithm("single path, Fisher on 100%", {"fisher_fraction": 1.0}),
     "fisher_0.01": Algorithm("single path, Fisher on 1%", {"fisher_fraction": 0.01}),
@@ -121,7 +121,14 @@ FIGURE4: dict[str, tuple[str, ...]] = {
     "hopper": _LARGE,
     "walker": _LARGE,
 }
-BESIDE_FIGURE4 = ("reps", "no_line_search", "fisher_1.0", "fisher_0.01", "cg_5", "cg_20")
+BESIDE_FIGURE4 = (
+    "reps",
+    "truncated_natural_gradient",
+    "fisher_1.0",
+    "fisher_0.01",
+    "cg_5",
+    "cg_20",
+)
 BESIDE_TASKS = ("cartpole", "swimmer")
 
 

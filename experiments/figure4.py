@@ -258,15 +258,13 @@ def plot(chosen: Sequence[Run], out: pathlib.Path) -> None:
     checkpoint.write_text(out / f"{name}.csv", buffer.getvalue())
     print(out / f"{name}.csv")
     panels: dict[str, dict[str, list[pathlib.Path]]] = {}
-    for task, settings in configs.FIGURE4.items():
-        panel = panels.setdefault(TITLES[task], {})
-        for row in table:
-            if row["task"] != task or not row["drawn"]:
-                continue
-            found = finished(chosen, task, row["setting"])
-            if found[0].algorithm in settings:
-                label = configs.ALGORITHMS[found[0].algorithm].label
-                panel[label] = [run.directory for run in found]
+    for task, algorithms in configs.FIGURE4.items():
+        drawn = {name: best(chosen, task, name) for name in algorithms}
+        panels[TITLES[task]] = {
+            configs.ALGORITHMS[name].label: [run.directory for run in found]
+            for name, found in drawn.items()
+            if found
+        }
     lengths = {run.task: run.config.iterations for run in chosen}
     for x in ("iteration", "env_steps"):
         file = out / f"{name}_{x}.png"
@@ -302,31 +300,31 @@ def final(found: Sequence[Run]) -> np.ndarray:
     return np.nanmean(values[:, -last:], axis=1)
 
 
+def best(chosen: Sequence[Run], task: str, algorithm: str) -> list[Run]:
+    """Returns the finished runs of an algorithm; of a sweep, those of the best setting.
+
+    The best has the highest mean final performance over seeds; none is finished: no runs.
+    """
+    settings = dict.fromkeys(
+        run.setting for run in chosen if (run.task, run.algorithm) == (task, algorithm)
+    )
+    candidates = [found for s in settings if (found := finished(chosen, task, s))]
+    return max(candidates, key=lambda found: final(found).mean(), default=[])
+
+
 def summarize(chosen: Sequence[Run]) -> list[dict]:
-    """Returns a row of COLUMNS a setting with finished runs; the best of a sweep is drawn."""
-    rows: list[dict] = []
-    best: dict[tuple[str, str], dict] = {}
+    """Returns a row of COLUMNS for every setting with finished runs."""
+    rows = []
     for task, setting, algorithm in dict.fromkeys(
         (run.task, run.setting, run.algorithm) for run in chosen
     ):
         found = finished(chosen, task, setting)
         if not found:
             continue
-        mean, low, high = plotting.across_seeds(final(found)[:, None], np.random.default_rng(0))[
-            :, 0
-        ]
-        row = dict(
-            zip(
-                COLUMNS,
-                (task, setting, len(found), found[0].config.iterations, mean, low, high, 0),
-                strict=True,
-            )
-        )
-        rows.append(row)
-        if (task, algorithm) not in best or row["final"] > best[task, algorithm]["final"]:
-            best[task, algorithm] = row
-    for row in best.values():
-        row["drawn"] = 1
+        interval = plotting.across_seeds(final(found)[:, None], np.random.default_rng(0))[:, 0]
+        drawn = best(chosen, task, algorithm) == found
+        cells = (task, setting, len(found), found[0].config.iterations, *interval, int(drawn))
+        rows.append(dict(zip(COLUMNS, cells, strict=True)))
     return rows
 
 

@@ -44,6 +44,11 @@ VINE = dataclasses.replace(
 )
 
 
+CEM = dataclasses.replace(TINY, algorithm="cem", population=6, episodes_per_candidate=2)
+CMA = dataclasses.replace(TINY, algorithm="cma", population=6)
+RWR = dataclasses.replace(TINY, algorithm="rwr", regression_steps=5)
+
+
 def _rows(directory):
     table = metrics.read(directory / "metrics.csv")
     return {name: column for name, column in table.items() if name not in metrics.TIMES}
@@ -54,10 +59,16 @@ def _assert_same_run(first, second):
         np.testing.assert_array_equal(column, _rows(second)[name], err_msg=name)
     ours, theirs = (runs.load_state(path) for path in (first, second))
     for name, array in ours.to_arrays().items():
+        if name == "search/pickle":  # the object of the cma package holds clocks
+            continue
         np.testing.assert_array_equal(array, theirs.to_arrays()[name], err_msg=name)
 
 
-@pytest.mark.parametrize("config", [TINY, FULL, VINE], ids=["paper", "gae", "vine"])
+@pytest.mark.parametrize(
+    "config",
+    [TINY, FULL, VINE, CEM, CMA, RWR],
+    ids=["paper", "gae", "vine", "cem", "cma", "rwr"],
+)
 def test_resumed_run_is_bit_identical_to_the_uninterrupted_one(tmp_path, config):
     runs.run(config, tmp_path / "whole", resume=False)
     shorter = dataclasses.replace(config, iterations=2)

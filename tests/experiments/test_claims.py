@@ -3,9 +3,10 @@
 import csv
 import json
 
+import numpy as np
 import pytest
 
-from experiments import claims, common_random_numbers, surrogate_variance
+from experiments import claims, common_random_numbers, configs, figure4, surrogate_variance
 
 
 def _write(path, columns, rows):
@@ -29,10 +30,14 @@ def _interval(name, value):
     return {name: value, f"{name}_low": 0.9 * value, f"{name}_high": 1.1 * value}
 
 
+def _judge(results):
+    return claims.judge(claims.Results(results))
+
+
 def test_no_data_no_verdict(tmp_path):
-    for verdict in claims.judge(tmp_path).values():
+    for verdict in _judge(tmp_path).values():
         assert verdict.verdict == claims.UNKNOWN
-        assert "is missing" in verdict.estimate
+        assert "is missing" in verdict.estimate or "0 seeds of" in verdict.estimate
 
 
 @pytest.mark.parametrize(
@@ -46,7 +51,7 @@ def test_no_data_no_verdict(tmp_path):
 )
 def test_theory_claims(tmp_path, numbers, c8, c11):
     _theory(tmp_path, **numbers)
-    verdicts = claims.judge(tmp_path)
+    verdicts = _judge(tmp_path)
     assert (verdicts["C8"].verdict, verdicts["C11"].verdict) == (c8, c11)
 
 
@@ -65,7 +70,7 @@ def test_common_random_numbers_claim(tmp_path, shared, snr, verdict):
             rows.append(row | _interval("snr", snr if seconds == 0.01 else 1.0))
     columns = common_random_numbers.COLUMNS
     _write(tmp_path / "vine" / "common_random_numbers.csv", columns, rows)
-    assert claims.judge(tmp_path)["C9"].verdict == verdict
+    assert _judge(tmp_path)["C9"].verdict == verdict
 
 
 @pytest.mark.parametrize(("vine", "verdict"), [(1.0, claims.HOLDS), (9.5, claims.FAILS)])
@@ -75,4 +80,98 @@ def test_surrogate_variance_claim(tmp_path, vine, verdict):
         for name, value in (("vine", vine), ("single path, same Q-values", 10.0))
     ]
     _write(tmp_path / "vine" / "surrogate_variance.csv", surrogate_variance.COLUMNS, rows)
-    assert claims.judge(tmp_path)["C10"].verdict == verdict
+    assert _judge(tmp_path)["C10"].verdict == verdict
+
+
+# Final rewards per time step of the "reduced" budget's curves, from an untrained 0, in a world
+# where every claim holds.
+WORLD = {
+    "cartpole": dict.fromkeys(configs.FIGURE4["cartpole"], 9.5),
+    "swimmer": dict.fromkeys(configs.FIGURE4["swimmer"], 0.1) | {"cem": 0.01, "cma": 0.01},
+    "hopper": {"vine": 3.0, "single_path": 3.0, "natural_gradient": 0.9, "cem": 0.5, "rwr": 0.5},
+    "walker": {"vine": 3.0, "single_path": 3.0, "natural_gradient": 0.9, "cem": 0.5, "rwr": 0.5},
+}
+
+
+def _world(results, *, seeds=5, missing=(), finals=None, slow=(), falls=("truncated",)):
+    """Writes runs that rise linearly to their final value in half of the iterations.
+
+    Args:
+      results: directory.
+      seeds: of each setting.
+      missing: tasks without runs.
+      finals: (task, algorithm) → final value, in place of WORLD's.
+      slow: algorithms that need all of the iterations, besides max KL.
+      falls: beginnings of the names of algorithms that lose all gain in one update.
+    """
+    for run in figure4.planned("reduced", results):
+        if run.config.seed > seeds or run.task in missing:
+            continue
+        task = WORLD[run.task]
+        final = (finals or {}).get((run.task, run.algorithm), task.get(run.algorithm))
+        final = task["single_path"] if final is None else final
+        count = run.config.iterations
+        rise = count if run.algorithm in ("max_kl", *slow) else count // 2
+        curve = np.minimum(np.arange(count) / (0.85 * rise), 1) * final
+        curve *= 1 + 0.01 * run.config.seed
+        if run.algorithm.startswith(tuple(falls)):
+            curve[count // 2] = 0
+        if task is WORLD["cartpole"]:
+            curve = np.minimum(curve, 10)
+        _write_curve(run, curve)
+
+
+def _write_curve(run, curve):
+    columns = ["iteration", "env_steps", "reward_per_step"]
+    rows = [dict(zip(columns, (i + 1, i + 1, y), strict=True)) for i, y in enumerate(curve)]
+    _write(run.directory / "metrics.csv", columns, rows)
+
+
+LEARNING = ("C1", "C2", "C3", "C4", "C5", "C6", "C7")
+
+
+def test_a_world_where_every_claim_holds(tmp_path):
+    _world(tmp_path)
+    verdicts = _judge(tmp_path)
+    assert {name: verdicts[name].verdict for name in LEARNING} == dict.fromkeys(
+        LEARNING, claims.HOLDS
+    )
+
+
+@pytest.mark.parametrize(
+    ("claim", "changes"),
+    [
+        ("C1", {"finals": {("hopper", "single_path"): 0.5}}),
+        ("C1", {"finals": {("swimmer", "cma"): 0.3}}),
+        ("C2", {"finals": {("walker", "natural_gradient"): 2.0}}),
+        ("C2", {"finals": {("cartpole", "natural_gradient"): 1.0}}),
+        ("C3", {"finals": {("swimmer", "cem"): 0.3}}),
+        ("C4", {"finals": {("cartpole", "max_kl"): 3.0}}),
+        ("C5", {"finals": {("swimmer", "empirical_fim"): 0.03}}),
+        ("C6", {"falls": ("nothing",)}),
+        ("C6", {"falls": ("truncated", "single_path")}),
+        ("C7", {"finals": {("swimmer", "cg_20"): 0.2}}),
+    ],
+)
+def test_each_claim_can_fail(tmp_path, claim, changes):
+    _world(tmp_path, **changes)
+    assert _judge(tmp_path)[claim].verdict == claims.FAILS
+
+
+def test_too_few_seeds_are_no_verdict(tmp_path):
+    _world(tmp_path, seeds=claims.MIN_SEEDS - 1)
+    for name in LEARNING:
+        verdict = _judge(tmp_path)[name]
+        assert verdict.verdict == claims.UNKNOWN
+        assert "2 seeds of" in verdict.estimate
+
+
+def test_missing_tasks_leave_failures_and_no_success(tmp_path):
+    """Without hopper and walker C1 cannot hold, and fails if it fails on what there is."""
+    _world(tmp_path, missing=("hopper", "walker"))
+    verdicts = _judge(tmp_path)
+    assert verdicts["C1"].verdict == verdicts["C2"].verdict == claims.UNKNOWN
+    assert verdicts["C5"].verdict == claims.HOLDS
+    other = tmp_path / "other"
+    _world(other, missing=("hopper", "walker"), finals={("swimmer", "vine"): -0.1})
+    assert _judge(other)["C1"].verdict == claims.FAILS

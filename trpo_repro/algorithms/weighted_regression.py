@@ -115,7 +115,12 @@ class WeightedRegression:
             )
             return batch.evaluate(old), batch.evaluate(new), batch.mean_entropy()
 
-        weighted = {**rows, "weights": tf.TensorSpec([None], tf.float32)}
+        weighted = {
+            "observations": rows["observations"],
+            "actions": rows["actions"],
+            "weights": tf.TensorSpec([None], tf.float32),
+        }
+        self._specs = weighted
         self._compare = tf.function(compare, input_signature=[theta, theta, rows])
         self._loss = tf.function(self._loss_in_graph, input_signature=[theta, weighted])
 
@@ -139,8 +144,8 @@ class WeightedRegression:
         temperature = self._method.temperature
         if self._method.rule is Temperature.RELATIVE_ENTROPY:
             temperature = relative_entropy_temperature(returns, self._method.relative_entropy)
-        weighted = {**rows, "weights": exponential_weights(returns, temperature).astype(np.float32)}
-        fitted = self.fit(theta, weighted)
+        weights = exponential_weights(returns, temperature).astype(np.float32)
+        fitted = self.fit(theta, rows["observations"], rows["actions"], weights)
         outcome = trust_region.Outcome.ACCEPTED
         if not np.isfinite(fitted).all():
             fitted, outcome = theta, trust_region.Outcome.NOT_FINITE
@@ -155,11 +160,28 @@ class WeightedRegression:
             "outcome": outcome,
         }
 
-    def fit(self, theta: np.ndarray, rows: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Returns argmax Σ w log π(a|s), [P], searched from θ, of rows with `weights` [N]."""
+    def fit(
+        self,
+        theta: np.ndarray,
+        observations: np.ndarray,
+        actions: np.ndarray,
+        weights: np.ndarray,
+    ) -> np.ndarray:
+        """Returns argmax Σ w log π(a|s), [P], searched from θ.
+
+        Args:
+          theta: [P].
+          observations: [N, ...].
+          actions: [N, ...].
+          weights: [N].
+        """
         if self._closed_form:
-            return self._least_squares(rows).astype(theta.dtype)
-        tensors = {name: tf.convert_to_tensor(array) for name, array in rows.items()}
+            return self._least_squares(observations, actions, weights).astype(theta.dtype)
+        arrays = {"observations": observations, "actions": actions, "weights": weights}
+        tensors = {
+            name: tf.convert_to_tensor(array, self._specs[name].dtype)
+            for name, array in arrays.items()
+        }
 
         def loss(x):
             value, gradient = self._loss(tf.constant(x, theta.dtype), tensors)
@@ -194,13 +216,13 @@ class WeightedRegression:
 
         return chunks.chunked_reduce(of_chunk, rows, (tf.zeros([]), tf.zeros_like(theta)))
 
-    def _least_squares(self, rows):
+    def _least_squares(self, observations, actions, weights):
         """Returns θ of the weighted linear-Gaussian fit, [P]."""
-        weights = rows["weights"].astype(np.float64)[:, None]
+        weights = weights.astype(np.float64)[:, None]
         seen = self._policy.network.shapes[self._policy.network.paths.index("output/kernel")][0]
-        inputs = rows["observations"][:, -seen:].astype(np.float64)
+        inputs = observations[:, -seen:].astype(np.float64)
         inputs = np.hstack([inputs, np.ones((len(inputs), 1))])
-        actions = rows["actions"].astype(np.float64)
+        actions = actions.astype(np.float64)
         root = np.sqrt(weights)
         solution = np.linalg.lstsq(root * inputs, root * actions, rcond=None)[0]
         variance = np.sum(weights * (actions - inputs @ solution) ** 2, axis=0) / weights.sum()

@@ -1,0 +1,171 @@
+"""Figure 4's script: what it lists, runs, goes on with, refuses and draws."""
+
+import csv
+import dataclasses
+import json
+import os
+import pathlib
+import shlex
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from absl import flags
+
+from experiments import configs, figure4, train
+from trpo_repro import metrics, runs
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _parsed():
+    flags.FLAGS.mark_as_parsed()
+
+
+def _script(*arguments):
+    command = [sys.executable, "experiments/figure4.py", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_the_smoke_budget_end_to_end(tmp_path):
+    """All 25 curves run, the figures are drawn, and a second call finds nothing to do."""
+    arguments = ("--run", "--plot", "--budget=smoke", "--workers=2", f"--out={tmp_path}")
+    result = _script(*arguments)
+    assert result.returncode == 0, result.stderr[-2000:]
+    with (tmp_path / "figure4_smoke.csv").open() as file:
+        table = list(csv.DictReader(file))
+    counts = {task: sum(row["task"] == task for row in table) for task in configs.FIGURE4}
+    assert counts == {"cartpole": 8, "swimmer": 7, "hopper": 5, "walker": 5}
+    assert all(np.isfinite(float(row["final"])) for row in table)
+    for x in ("iteration", "env_steps"):
+        figure = tmp_path / f"figure4_smoke_{x}.png"
+        assert figure.read_bytes().startswith(b"\x89PNG")
+        assert str(figure) in result.stdout
+    for run in figure4.planned("smoke", tmp_path):
+        session = json.loads((run.directory / "config.json").read_text())["sessions"][0]
+        assert session["command"].startswith("python experiments/train.py --task=")
+    assert "25 of 25 runs are done" in _script(*arguments).stdout
+
+
+@pytest.mark.parametrize("budget", list(configs.BUDGETS))
+def test_listed_commands_make_the_planned_configurations(budget):
+    """Every command parses to the very configuration that --run checks its directory against."""
+    for run in figure4.planned(budget, pathlib.Path("somewhere")):
+        if run.config.seed > 1:
+            break
+        for name in flags.FLAGS:
+            flags.FLAGS[name].unparse()
+        flags.FLAGS(["train.py", *run.arguments])
+        assert train.config_from_flags() == run.config, run.name
+    for name in flags.FLAGS:
+        flags.FLAGS[name].unparse()
+    flags.FLAGS.mark_as_parsed()
+
+
+def test_the_paper_budget_is_table_2():
+    by_name = {run.name: run.config for run in figure4.planned("paper", pathlib.Path())}
+    assert by_name["hopper/single_path/seed_5"].steps_per_iteration == 1_000_000
+    assert by_name["walker/vine/seed_1"].rollout_states == 625
+    assert by_name["hopper/cem_1/seed_1"].population == 1000
+    assert {run.split("/")[0] for run in by_name} == set(configs.FIGURE4)
+
+
+def test_smaller_batches_have_a_directory_of_their_own():
+    directories = {
+        run.name: str(run.directory) for run in figure4.planned("reduced", pathlib.Path("r"))
+    }
+    assert directories["swimmer/vine/seed_1"] == "r/swimmer/vine/seed_1"
+    assert directories["hopper/vine/seed_1"] == "r/hopper_reduced/vine/seed_1"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give at least one of --list, --run and --plot"),
+        (["--list", "--only=nothing*"], "--only=nothing* matches no run"),
+        (["--list", "--budget=huge"], "--budget"),
+        (["--run", "--workers=0"], "--workers"),
+    ],
+)
+def test_bad_input_is_one_line(arguments, message):
+    result = _script(*arguments)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def _first(out):
+    return figure4.planned("smoke", out, "cartpole/single_path/*")[0]
+
+
+def test_other_settings_in_the_directory_are_refused(tmp_path):
+    run = _first(tmp_path)
+    runs.run(dataclasses.replace(run.config, discount=0.5), run.directory, resume=False)
+    with pytest.raises(ValueError, match=r"discount is 0\.5 there and 0\.99 here"):
+        run.check()
+
+
+def test_an_unfinished_run_needs_its_checkpoint(tmp_path):
+    run = _first(tmp_path)
+    runs.run(dataclasses.replace(run.config, iterations=1), run.directory, resume=False)
+    run.check()
+    assert not run.done
+    for path in (run.directory / "checkpoints").iterdir():
+        path.unlink()
+    (run.directory / "checkpoints").rmdir()
+    with pytest.raises(ValueError, match="1 of 2 iterations and no checkpoint"):
+        run.check()
+
+
+def test_ctrl_c_then_the_same_command(tmp_path):
+    """SIGINT to the script alone: its worker saves, and the next call goes on from there."""
+    command = [sys.executable, "experiments/figure4.py", "--run", "--budget=reduced"]
+    command += ["--only=cartpole/single_path/seed_1", f"--out={tmp_path}"]
+    run = figure4.planned("reduced", tmp_path, "cartpole/single_path/seed_1")[0]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while run.iterations < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.kill(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert b"stopped" in errors
+    done = run.iterations
+    assert 2 <= done < run.config.iterations
+    assert f"stopped; {done} iterations saved" in (run.directory / "train.log").read_text()
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "0 of 1 runs are done" in result.stdout
+    iterations = metrics.read(run.directory / "metrics.csv")["iteration"]
+    np.testing.assert_array_equal(iterations, np.arange(1, 51))
+    sessions = json.loads((run.directory / "config.json").read_text())["sessions"]
+    assert [session["completed_iterations"] for session in sessions] == [0, done]
+
+
+def write_run(run, rewards):
+    """Writes a finished run's files, with a given reward per time step in each iteration."""
+    run.directory.mkdir(parents=True)
+    rewards = np.broadcast_to(rewards, run.config.iterations)
+    rows = ["iteration,env_steps,reward_per_step"]
+    rows += [f"{i + 1},{1000 * (i + 1)},{reward}" for i, reward in enumerate(rewards)]
+    (run.directory / "metrics.csv").write_text("\n".join(rows) + "\n")
+
+
+def test_the_best_of_a_sweep_by_final_performance_is_drawn(tmp_path):
+    chosen = figure4.planned("reduced", tmp_path, "swimmer/natural_gradient*")
+    for run in chosen:
+        step, last = run.config.step_size, 5
+        rewards = np.full(run.config.iterations, 1.0 if step == 10 else 0.0)
+        rewards[-last:] = 2.0 if step == 1 else 0.5
+        write_run(run, rewards)
+    assert {run.setting for run in figure4.best(chosen, "swimmer", "natural_gradient")} == {
+        "natural_gradient_1"
+    }
+    table = {row["setting"]: row for row in figure4.summarize(chosen)}
+    assert len(table) == 5
+    assert [name for name, row in table.items() if row["drawn"]] == ["natural_gradient_1"]
+    assert table["natural_gradient_1"]["final"] == 2.0
+    assert shlex.split(" ".join(chosen[0].arguments))[0] == "--task=swimmer"
