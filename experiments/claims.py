@@ -20,7 +20,7 @@ import numpy as np
 from absl import flags
 from scipy import stats
 
-from experiments import cli, configs, figure4
+from experiments import batch, cli, configs, figure4
 from trpo_repro import checkpoint
 
 RESULTS = flags.DEFINE_string("results", "results", "Directory of results; claims.md goes there.")
@@ -380,7 +380,7 @@ def judge(results: Results) -> dict[str, Verdict]:
 
 
 def main(_):
-    results = Results(pathlib.Path(RESULTS.value), figure4.BUDGET.value)
+    results = Results(pathlib.Path(RESULTS.value), batch.BUDGET.value)
     if not results.directory.is_dir():
         cli.refuse(f"--results={results.directory} is no directory")
     lines = ["| claim | | estimate | verdict |", "|---|---|---|---|"]

@@ -7,6 +7,7 @@ sizes); what the paper leaves open is marked "choice" and listed in WORKSPACE.md
 import dataclasses
 from typing import Any, cast
 
+from trpo_repro import environments
 from trpo_repro.config import BLACK_BOX, Config
 
 PAPER: dict[str, Config] = {
@@ -33,6 +34,26 @@ PAPER: dict[str, Config] = {
         steps_per_iteration=1_000_000,
         hidden_sizes=(50, 50),
     ),
+}
+
+# Table 3. Choices: paths go on across iterations, so that whole games are seen; 100 paths of 1000
+# decisions, in 4 shards; no reward clipping, of which the paper says nothing.
+ATARI = Config(
+    task="pong",
+    iterations=500,
+    steps_per_iteration=100_000,
+    path_length=1000,
+    fresh_paths=False,
+    shards=4,
+)
+
+# Table 3: 400K decisions an iteration, about 4 branches a state, uniform first actions (Sec. 5.2).
+# Choices: branches of 100 decisions; 16 trunks of 1000 decisions leave 960 rollout states.
+ATARI_VINE: dict[str, Any] = {
+    "rollout_states": 960,
+    "rollout_length": 100,
+    "rollouts_per_state": 4,
+    "proposal": "uniform",
 }
 
 # Table 2's vine columns: 16 trunks of 1000 steps, 4 rollouts a state; 500 or 2500 Q-values make
@@ -111,6 +132,17 @@ ALGORITHMS: dict[str, Algorithm] = {
     "fisher_0.01": Algorithm("single path, Fisher on 1%", {"fisher_fraction": 0.01}),
     "cg_5": Algorithm("single path, k = 5", {"cg_iterations": 5}),
     "cg_20": Algorithm("single path, k = 20", {"cg_iterations": 20}),
+}
+
+# Table 1, by the names of the ROMs.
+GAMES = {
+    "beam_rider": "Beam Rider",
+    "breakout": "Breakout",
+    "enduro": "Enduro",
+    "pong": "Pong",
+    "qbert": "Q*bert",
+    "seaquest": "Seaquest",
+    "space_invaders": "Space Invaders",
 }
 
 _SMALL = ("vine", "single_path", "natural_gradient", "empirical_fim", "cem", "cma", "rwr")
@@ -217,7 +249,8 @@ def preset(
 ) -> Config:
     """Returns the settings of a preset for a task.
 
-    For a task that is not the paper's own, `paper` means Table 2's Hopper column.
+    For a task that is not the paper's own, `paper` means Table 2's Hopper column, and Table 3 for
+    an Atari game.
 
     Args:
       name: one of PRESETS.
@@ -234,6 +267,10 @@ def preset(
         if sampler == "vine":
             raise ValueError("preset=gae is not allowed with sampler=vine: must be paper")
         return dataclasses.replace(GAE, task=task)
+    if environments.is_atari(task):
+        start = dataclasses.replace(ATARI, task=task)
+        vine = {"sampler": "vine", **ATARI_VINE} if sampler == "vine" else {}
+        return dataclasses.replace(start, **vine)
     column = task if task in PAPER else "hopper"
     start = dataclasses.replace(PAPER[column], task=task)
     if algorithm in BLACK_BOX:
@@ -241,3 +278,34 @@ def preset(
     if sampler == "vine":
         return dataclasses.replace(start, sampler="vine", **PAPER_VINE[column])
     return start
+
+
+# Changes of the paper preset, by budget, game and sampler; `smoke` is for tests.
+_SMOKE_ATARI = {"iterations": 2, "path_length": 10}
+_SMOKE_PATHS = {"steps_per_iteration": 80, "shards": 2}
+_SMOKE_VINE = {"trunks": 2, "rollout_states": 4, "rollout_length": 3, "shards": 2}
+ATARI_BUDGETS: dict[str, dict[tuple[str, str], dict[str, Any]]] = {
+    "smoke": {
+        ("pong", "single_path"): {**_SMOKE_ATARI, **_SMOKE_PATHS},
+        ("breakout", "vine"): {**_SMOKE_ATARI, **_SMOKE_VINE},
+    },
+    # What 2 cores do in hours: Pong is the game that is solved first.
+    "reduced": {
+        ("pong", "single_path"): {"iterations": 150},
+        ("breakout", "single_path"): {"iterations": 50},
+        ("pong", "vine"): {"iterations": 30},
+    },
+    "paper": {(game, sampler): {} for game in GAMES for sampler in ("single_path", "vine")},
+}
+
+
+def atari_runs(budget: str) -> dict[tuple[str, str, int], Config]:
+    """Returns (game, sampler, seed) → configuration; one seed each, as in Table 1.
+
+    Args:
+      budget: key of ATARI_BUDGETS.
+    """
+    return {
+        (game, sampler, 1): dataclasses.replace(preset("paper", game, sampler), seed=1, **changes)
+        for (game, sampler), changes in ATARI_BUDGETS[budget].items()
+    }

@@ -78,15 +78,16 @@ def measure(task: str, gradients: int, iterations: int, **changes: Any) -> list[
             policy,
             theta,
             key,
-            trunks=config.trunks,
+            states=config.trunks,
             trunk_length=config.path_length,
             rollout_states=config.rollout_states,
             rollouts_per_state=config.rollouts_per_state,
             rollout_length=config.rollout_length,
             discount=config.discount,
         )
+        flat_trunks = sample.trunks.observations.reshape(-1, *policy.observation_shape)
         rows = {
-            "observations": sample.observations,
+            "observations": flat_trunks[sample.rows],
             "actions": sample.actions,
             "proposal_log_probs": sample.proposal_log_probs,
             "q_values": sample.q_values.astype(np.float32),

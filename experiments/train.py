@@ -13,6 +13,7 @@ from absl import flags
 from experiments import cli, configs
 from trpo_repro import checkpoint, environments, plotting, runs
 from trpo_repro import config as config_lib
+from trpo_repro.environments import atari
 from trpo_repro.sampling import vine
 
 flags.DEFINE_string("task", "swimmer", f"One of: {', '.join(environments.task_names())}.")
@@ -61,6 +62,14 @@ _HELP = {
     "elite_fraction": "Fraction of the candidates that the next are fitted to (cem).",
     "noise": "Added to the candidates' variances at first, in units of search_deviation^2 (cem).",
     "noise_updates": "Iterations until no variance is added any more (cem).",
+    "screen": f"Height x width of Atari's frames, one of: {', '.join(atari.SCREENS)}.",
+    "action_set": "Of Atari: factored (18 actions of the joystick) or minimal (the game's own).",
+    "sticky_probability": "Probability that an Atari frame repeats the action before.",
+    "clip_rewards": "Learn from the signs of rewards; metrics keep the rewards themselves.",
+    "shards": "Parts of the batch that are sampled apart, with random numbers of their own.",
+    "workers": "Sampling processes, on Ray; 0: this process; never changes a number. "
+    "Of figure4.py and atari.py: runs at a time.",
+    "ray_address": "Of a Ray cluster for the workers; a local one is started when empty.",
     "threads": "Simulator threads; 0 uses every core. Never changes a number.",
 }
 
@@ -127,6 +136,7 @@ def main(_):
         "config.json",
         "checkpoints",
         "tensorboard",
+        "policy.npz",
         "learning_curve.png",
     ):
         if (directory / file).exists():

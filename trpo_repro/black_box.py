@@ -54,6 +54,9 @@ class Trainer:
         self.policy = training.make_policy(config, self.environment)
         self._search: Search = config.search
 
+    def close(self) -> None:
+        """Does nothing: there are no workers."""
+
     def initial_state(self) -> training.State:
         """Returns the state before the first iteration."""
         theta = self.policy.network.initial_parameters()

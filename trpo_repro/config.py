@@ -6,6 +6,7 @@ from typing import Any
 
 from trpo_repro import environments
 from trpo_repro.algorithms import cem, cma, trust_region, weighted_regression
+from trpo_repro.environments import atari
 from trpo_repro.policies import networks
 from trpo_repro.sampling import vine
 
@@ -70,6 +71,13 @@ class Config:
       elite_fraction: of CEM.
       noise: Z_0, added to CEM's variances at the beginning, in units of search_deviation².
       noise_updates: iterations until none is added any more.
+      screen: of Atari, height x width: see `atari.SCREENS`.
+      action_set: of Atari, `factored` or `minimal`.
+      sticky_probability: of Atari, that a frame repeats the action before.
+      clip_rewards: learn from the signs of rewards; metrics keep the rewards themselves.
+      shards: parts of the batch that are sampled apart, each with random numbers of its own.
+      workers: processes that sample shards on Ray; 0 is this process. Never changes a number.
+      ray_address: of a cluster that the workers run on; a local one when empty.
       threads: simulator threads; 0 means all cores. Never changes a number.
     """
 
@@ -115,15 +123,24 @@ class Config:
     elite_fraction: float = 0.1
     noise: float = 0.05
     noise_updates: int = 50
+    screen: str = "52x40"
+    action_set: str = "factored"
+    sticky_probability: float = 0.0
+    clip_rewards: bool = False
+    shards: int = 1
+    workers: int = 0
+    ray_address: str = ""
     threads: int = 0
 
     def __post_init__(self):
-        _require_choice("task", self.task, environments.task_names())
+        environments.check_task(self.task)
         _require_choice("algorithm", self.algorithm, ALGORITHMS)
         _require_choice("sampler", self.sampler, SAMPLERS)
         _require_choice("baseline", self.baseline, BASELINES)
         _require_choice("proposal", self.proposal, vine.PROPOSALS)
         _require_choice("kl_states", self.kl_states, KL_STATES)
+        _require_choice("screen", self.screen, tuple(atari.SCREENS))
+        _require_choice("action_set", self.action_set, atari.ACTION_SETS)
         _require_choice("activation", self.activation, networks.ACTIVATIONS)
         for name in (
             "iterations",
@@ -139,9 +156,11 @@ class Config:
             "regression_steps",
             "episodes_per_candidate",
             "noise_updates",
+            "shards",
         ):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        for name in ("seed", "skip_inputs", "threads", "max_backtracks", "damping", "noise"):
+        at_least_0 = ("seed", "skip_inputs", "threads", "workers", "max_backtracks")
+        for name in (*at_least_0, "damping", "noise"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
         require(self.population >= 2, "population", self.population, "at least 2")
         for name in (
@@ -160,7 +179,8 @@ class Config:
         for name in ("discount", "backtrack_factor"):
             value = getattr(self, name)
             require(0 < value < 1, name, value, "between 0 and 1, both excluded")
-        require(0 <= self.gae_lambda <= 1, "gae_lambda", self.gae_lambda, "in [0, 1]")
+        for name in ("gae_lambda", "sticky_probability"):
+            require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "in [0, 1]")
         for name in ("fisher_fraction", "elite_fraction"):
             require(0 < getattr(self, name) <= 1, name, getattr(self, name), "in (0, 1]")
         require(
@@ -172,6 +192,11 @@ class Config:
         if self.algorithm not in trust_region.METHODS:
             only = f"single_path with algorithm={self.algorithm}"
             require(self.sampler == "single_path", "sampler", self.sampler, only)
+        if environments.is_atari(self.task):
+            _require_choice("algorithm of an Atari game", self.algorithm, (*trust_region.METHODS,))
+            for name, needed in {"baseline": "none", "normalize_observations": False}.items():
+                value = getattr(self, name)
+                require(value == needed, name, value, f"{needed} for Atari")
         if self.algorithm in BLACK_BOX:
             fixed = {"baseline": "none", "normalize_observations": False, "fresh_paths": True}
             for name, needed in fixed.items():
@@ -186,7 +211,9 @@ class Config:
                 f"at most the {states} states of the trunks",
             )
             require(self.baseline == "none", "baseline", self.baseline, "none with vine")
-            require(self.fresh_paths, "fresh_paths", self.fresh_paths, "true with vine")
+            for name in ("trunks", "rollout_states"):
+                value, allowed = getattr(self, name), f"a multiple of shards={self.shards}"
+                require(value % self.shards == 0, name, value, allowed)
             return
         require(
             self.steps_per_iteration >= self.path_length,
@@ -199,6 +226,12 @@ class Config:
             "steps_per_iteration",
             self.steps_per_iteration,
             f"a multiple of path_length={self.path_length}",
+        )
+        require(
+            self.paths % self.shards == 0,
+            "shards",
+            self.shards,
+            f"a divisor of the {self.paths} paths",
         )
 
     @property

@@ -65,6 +65,7 @@ def learning_curves(
     x: str = "iteration",
     y: str = "return_mean",
     lengths: Mapping[str, int] | None = None,
+    columns: int = 2,
 ) -> None:
     """Draws one curve a group: mean and 95% bootstrap interval over its runs.
 
@@ -75,12 +76,13 @@ def learning_curves(
       x: column of metrics.csv on the horizontal axes.
       y: column on the vertical axes.
       lengths: title → iterations to draw at most.
+      columns: panels side by side.
 
     Raises:
       ValueError: a run has no rows, or lacks a column.
     """
     generator = np.random.default_rng(0)
-    columns = min(len(panels), 2)
+    columns = min(len(panels), columns)
     rows = -(-len(panels) // columns)
     canvas = figure.Figure(figsize=(5.6 * columns, 3.7 * rows), layout="constrained")
     grid = canvas.subplots(rows, columns, squeeze=False)

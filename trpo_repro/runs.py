@@ -16,21 +16,35 @@ from collections.abc import Iterator
 from importlib import metadata
 from typing import Any
 
+import numpy as np
 import tqdm
 from absl import logging
 
 from trpo_repro import black_box, checkpoint, metrics, training
 from trpo_repro.config import BLACK_BOX, Config
+from trpo_repro.policies import policy as policy_lib
 
-PACKAGES = ("tensorflow", "keras", "tensorflow-probability", "numpy", "gymnasium", "mujoco", "cma")
-FREE_ON_RESUME = ("iterations", "threads")  # a resumed run may change these
+PACKAGES = (
+    "tensorflow",
+    "keras",
+    "tensorflow-probability",
+    "numpy",
+    "gymnasium",
+    "mujoco",
+    "ale-py",
+    "opencv-python-headless",
+    "ray",
+    "cma",
+)
+# A resumed run may change these.
+FREE_ON_RESUME = ("iterations", "threads", "workers", "ray_address")
 
 
 def run(config: Config, directory: pathlib.Path, *, resume: bool) -> training.State | None:
-    """Trains in a directory: config.json, metrics.csv, tensorboard/, checkpoints/.
+    """Trains in a directory: config.json, metrics.csv, tensorboard/, checkpoints/, policy.npz.
 
-    A checkpoint is written after every iteration. SIGINT and SIGTERM end the run at once with
-    the last completed iteration saved.
+    A checkpoint is written after every iteration, the final policy after the last. SIGINT and
+    SIGTERM end the run at once with the last completed iteration saved.
 
     Args:
       config: of the run.
@@ -51,6 +65,7 @@ def run(config: Config, directory: pathlib.Path, *, resume: bool) -> training.St
         stack.enter_context(_signals(signal.default_int_handler))
         try:
             trainer, state = _start(config, directory, resume=resume)
+            stack.callback(trainer.close)
             writer = metrics.Writer(directory, state.iteration)
             stack.callback(writer.close)
             progress = tqdm.tqdm(
@@ -78,7 +93,28 @@ def run(config: Config, directory: pathlib.Path, *, resume: bool) -> training.St
                 done = state.iteration if state else "no"
                 message = f"stopped; {done} iterations saved; go on with --resume"
                 tqdm.tqdm.write(message, file=sys.stderr)
+    if state is not None and state.iteration >= config.iterations:
+        save_policy(directory / "policy.npz", trainer.policy, state.theta)
     return state
+
+
+def save_policy(path: pathlib.Path, policy: policy_lib.Policy, theta: np.ndarray) -> None:
+    """Writes θ with the paths and shapes of the variables that it is made of."""
+    shapes = [json.dumps(shape) for shape in policy.network.shapes]
+    np.savez(path, theta=theta, paths=policy.network.paths, shapes=shapes)
+
+
+def load_policy(path: pathlib.Path, policy: policy_lib.Policy) -> np.ndarray:
+    """Returns the θ, [P], that `save_policy` wrote.
+
+    Raises:
+      ValueError: it is of another network.
+    """
+    with np.load(path, allow_pickle=False) as archive:
+        shapes = [tuple(json.loads(shape)) for shape in archive["shapes"]]
+        if (archive["paths"].tolist(), shapes) != (policy.network.paths, policy.network.shapes):
+            raise ValueError(f"{path} holds the parameters of another network")
+        return archive["theta"]
 
 
 def _start(

@@ -1,6 +1,7 @@
 """The training loop: states are values, an iteration maps one to the next."""
 
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Iterator, Mapping
@@ -13,13 +14,15 @@ from trpo_repro import config as config_lib
 from trpo_repro import environments, metrics
 from trpo_repro.algorithms import trust_region, weighted_regression
 from trpo_repro.estimation import baselines, returns, surrogates
-from trpo_repro.policies import normalization
+from trpo_repro.optimization import chunks
+from trpo_repro.policies import frames, normalization
 from trpo_repro.policies import policy as policy_lib
 from trpo_repro.randomness import Key, Purpose
 from trpo_repro.sampling import episodes as episodes_lib
-from trpo_repro.sampling import single_path, vine
+from trpo_repro.sampling import single_path, vine, workers
 
 RECENT_EPISODES = 100
+PIXEL_CHUNK_ROWS = 1024  # the convolutions' activations then stay below 100 MB
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +91,7 @@ class State:
             env_steps,
             episodes,
             theta=arrays["theta"],
-            environment=environments.EnvironmentStates(**environment) if environment else None,
+            environment=environments.states_from_arrays(environment) if environment else None,
             running_returns=arrays["running_returns"],
             recent_returns=arrays["recent_returns"],
             normalizer=normalization.ObservationNormalizer(**normalizer) if normalizer else None,
@@ -112,6 +115,11 @@ class Trainer:
         self.config = config
         self.environment = environment or make_environment(config)
         self.policy = make_policy(config, self.environment)
+        self._workers: workers.Workers = workers.InProcess(self.environment, self.policy)
+        if config.workers:
+            build = functools.partial(_build, config)
+            self._workers = workers.RayWorkers(build, config.workers, config.ray_address)
+        self._reward = np.sign if config.clip_rewards else np.asarray
         self.baseline = _make_baseline(config, self.environment.observation_space.shape[0])
         surrogate: surrogates.Surrogate = surrogates.ImportanceSampled()
         if config.sampler == "vine":
@@ -120,6 +128,7 @@ class Trainer:
                 self.policy, config.rollouts_per_state, config.proposal
             )
             surrogate = surrogates.ActionSum() if every_action else surrogates.SelfNormalized()
+        pixels = self.environment.frame_stack > 1
         self._update: trust_region.PolicyUpdate | weighted_regression.WeightedRegression
         if isinstance(config.method, weighted_regression.Method):
             self._update = weighted_regression.WeightedRegression(self.policy, config.method)
@@ -129,7 +138,13 @@ class Trainer:
                 surrogate,
                 config.method,
                 separate_kl_states=config.sampler == "vine" and config.kl_states == "trunk",
+                stacked_frames=self.environment.frame_stack > 1,
+                chunk_rows=PIXEL_CHUNK_ROWS if pixels else chunks.CHUNK_ROWS,
             )
+
+    def close(self) -> None:
+        """Ends the sampling workers."""
+        self._workers.close()
 
     def initial_state(self) -> State:
         """Returns the state before the first iteration."""
@@ -217,38 +232,46 @@ class Trainer:
         return after, row
 
     def _sample(self, state, key, normalize) -> "_Sample":
+        """Returns what the shards sampled, side by side."""
         config = self.config
-        if config.sampler == "vine":
-            branches = vine.sample_vine(
-                self.environment,
-                self.policy,
-                state.theta,
-                key,
-                trunks=config.trunks,
-                trunk_length=config.path_length,
-                rollout_states=config.rollout_states,
-                rollouts_per_state=config.rollouts_per_state,
-                rollout_length=config.rollout_length,
-                discount=config.discount,
-                proposal=config.proposal,
-                normalize=normalize,
-            )
-            return _Sample(branches.trunks, None, True, branches)
         fresh = config.fresh_paths or state.environment is None
-        paths, after, _ = single_path.sample_paths(
-            self.environment,
-            self.policy,
-            state.theta,
-            key,
-            steps=config.path_length,
-            states=config.paths if fresh else state.environment,
-            normalize=normalize,
-        )
-        return _Sample(paths, after, fresh, None)
+        width = config.paths // config.shards
+        tasks: list[workers.Task] = []
+        for shard in range(config.shards):
+            rows = np.arange(shard * width, (shard + 1) * width)
+            settings = {
+                "key": key._replace(shard=shard),
+                "states": width if fresh else state.environment.select(rows),
+                "normalize": normalize,
+            }
+            if config.sampler == "vine":
+                task = functools.partial(
+                    vine.sample_vine,
+                    **settings,
+                    trunk_length=config.path_length,
+                    rollout_states=config.rollout_states // config.shards,
+                    rollouts_per_state=config.rollouts_per_state,
+                    rollout_length=config.rollout_length,
+                    discount=config.discount,
+                    proposal=config.proposal,
+                    reward=self._reward,
+                )
+            else:
+                task = functools.partial(_sample_paths, **settings, steps=config.path_length)
+            tasks.append(task)
+        results = self._workers.map(state.theta, tasks)
+        if config.sampler == "vine":
+            branches = vine.Vine.concatenate(results)
+            return _Sample(branches.trunks, branches.after, fresh, branches)
+        paths, after = zip(*results, strict=True)
+        joined = single_path.Trajectories.concatenate(paths)
+        return _Sample(joined, type(after[0]).concatenate(after), fresh, None)
 
     def _learn(self, state, sample, key, normalize):
         """Returns (θ', report, baseline state) from a finite sample."""
-        trunk_observations = normalize(_flat(sample.paths.observations))
+        trunk_observations = sample.paths.rows()
+        if not isinstance(trunk_observations, frames.StackedFrames):
+            trunk_observations = normalize(trunk_observations)
         baseline, explained = state.baseline, math.nan
         if sample.branches is None:
             advantages, baseline, explained = self._advantages(
@@ -260,7 +283,7 @@ class Trainer:
                 "advantages": _flat(returns.standardize(advantages)).astype(np.float32),
             }
         else:
-            rows = self._vine_rows(sample.branches, normalize)
+            rows = self._vine_rows(sample.branches, trunk_observations)
         separate = sample.branches is not None and self.config.kl_states == "trunk"
         theta, report = self._update(
             state.theta,
@@ -270,13 +293,13 @@ class Trainer:
         )
         return theta, {**report, "explained_variance": explained}, baseline
 
-    def _vine_rows(self, branches: vine.Vine, normalize) -> dict[str, np.ndarray]:
+    def _vine_rows(self, branches: vine.Vine, trunk_observations) -> dict[str, Any]:
         # Neither a constant a state nor the scale of Q changes the step (App. I, App. C); both
         # are taken out for float32's sake.
         q_values = branches.q_values - branches.q_values.mean(axis=1, keepdims=True)
         deviation = q_values.std()
         rows = {
-            "observations": normalize(branches.observations),
+            "observations": trunk_observations[branches.rows],
             "actions": branches.actions,
             "proposal_log_probs": branches.proposal_log_probs,
             "q_values": (q_values / deviation if deviation > 0 else q_values).astype(np.float32),
@@ -286,14 +309,15 @@ class Trainer:
     def _advantages(self, state, paths, observations, key, normalize):
         """Returns ([T, B] advantages, fitted baseline state, explained variance)."""
         config = self.config
+        rewards = self._reward(paths.rewards)
         if self.baseline is None:
-            advantages = returns.discounted_sums(paths.rewards, paths.ends, config.discount)
+            advantages = returns.discounted_sums(rewards, paths.ends, config.discount)
             return advantages, state.baseline, math.nan
         elapsed = _flat(paths.elapsed)
         values = self.baseline.predict(state.baseline, observations, elapsed)
         values = values.reshape(paths.rewards.shape)
         advantages = returns.generalized_advantages(
-            paths.rewards,
+            rewards,
             values,
             self._next_values(state.baseline, paths, values, normalize),
             paths.ends,
@@ -361,7 +385,24 @@ def iterations(trainer: Iteration, state: State) -> Iterator[tuple[State, dict[s
 
 def make_environment(config: config_lib.Config) -> environments.Environment:
     """Returns the environment of `config.task`."""
-    return environments.make(config.task, threads=config.threads or None)
+    return environments.make(
+        config.task,
+        threads=config.threads or None,
+        screen=config.screen,
+        action_set=config.action_set,
+        sticky_probability=config.sticky_probability,
+    )
+
+
+def _build(config: config_lib.Config) -> tuple[environments.Environment, policy_lib.Policy]:
+    """Returns a worker's environment, on one simulator thread, and its policy."""
+    environment = make_environment(dataclasses.replace(config, threads=1))
+    return environment, make_policy(config, environment)
+
+
+def _sample_paths(*arguments, **settings):
+    """Returns trajectories and the states after them."""
+    return single_path.sample_paths(*arguments, **settings)[:2]
 
 
 def make_policy(
@@ -369,6 +410,8 @@ def make_policy(
 ) -> policy_lib.Policy:
     """Returns the configuration's policy for an environment."""
     space = environment.observation_space
+    if environment.frame_stack > 1:
+        return policy_lib.convolutional_policy(space, environment.action_space, seed=config.seed)
     config_lib.require(
         config.skip_inputs < space.shape[0],
         "skip_inputs",

@@ -12,7 +12,7 @@ from trpo_repro.randomness import Key, Purpose
 from trpo_repro.sampling import single_path, vine
 
 SIZES = {
-    "trunks": 4,
+    "states": 4,
     "trunk_length": 30,
     "rollout_states": 11,
     "rollouts_per_state": 3,
@@ -60,7 +60,7 @@ def test_is_a_pure_function():
     first = vine.sample_vine(*setting, Key(1), **SIZES)
     vine.sample_vine(*setting, Key(2), **SIZES)
     second = vine.sample_vine(*setting, Key(1), **SIZES)
-    for name in ("observations", "actions", "q_values", "proposal_log_probs"):
+    for name in ("rows", "actions", "q_values", "proposal_log_probs"):
         np.testing.assert_array_equal(getattr(first, name), getattr(second, name), err_msg=name)
     assert first.branch_steps == second.branch_steps
     assert (vine.sample_vine(*setting, Key(2), **SIZES).q_values != first.q_values).any()
@@ -142,8 +142,7 @@ def test_no_step_is_simulated_and_not_counted_or_counted_and_not_used():
 def test_rollout_states_are_distinct_trunk_states_uniformly_chosen():
     setting = _setting()
     sample = vine.sample_vine(*setting, Key(0), **{**SIZES, "rollout_states": 120})
-    whole = sample.trunks.observations.reshape(-1, 4)
-    np.testing.assert_array_equal(sample.observations, whole)  # all 120, in order, none twice
+    np.testing.assert_array_equal(sample.rows, np.arange(120))  # all, in order, none twice
     counts = np.zeros(120)
     for seed in range(400):
         generator = Key(seed).generator(Purpose.ROLLOUT_SET)

@@ -215,6 +215,7 @@ class PolicyUpdate:
         method: Method,
         *,
         separate_kl_states: bool = False,
+        stacked_frames: bool = False,
         chunk_rows: int = chunks.CHUNK_ROWS,
     ):
         """Builds the graph; nothing is traced until the first call.
@@ -224,16 +225,21 @@ class PolicyUpdate:
           surrogate: objective.
           method: of the family.
           separate_kl_states: the constraint's states are not the surrogate's.
+          stacked_frames: observations are `frames.StackedFrames`.
           chunk_rows: rows that the graph holds activations of at one time.
         """
         self._policy = policy
         self._surrogate = surrogate
         self._method = method
         self._separate = separate_kl_states
+        self._stacked = stacked_frames
         self._chunk_rows = chunk_rows
-        observations = tf.TensorSpec(
-            [None, *policy.observation_shape], policy.observation_dtype, "observations"
-        )
+        shape, dtype = policy.observation_shape, policy.observation_dtype
+        observations = tf.TensorSpec([None, *shape], dtype, "observations")
+        store = tf.TensorSpec([0], dtype)
+        if stacked_frames:
+            observations = tf.TensorSpec([None, shape[0]], tf.int32, "observations")
+            store = tf.TensorSpec([None, *shape[1:]], dtype)
         rows = {"observations": observations, **surrogate.row_specs(policy.family)}
         self.row_names = tuple(rows)
         self._step = tf.function(
@@ -243,15 +249,16 @@ class PolicyUpdate:
                 rows,
                 observations,
                 rows if method.curvature is Curvature.EMPIRICAL else observations,
+                store,
             ],
         )
 
     def __call__(
         self,
         theta: np.ndarray,
-        rows: Mapping[str, np.ndarray],
+        rows: Mapping[str, Any],
         generator: np.random.Generator,
-        kl_observations: np.ndarray | None = None,
+        kl_observations: Any = None,
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Returns (θ', report by name).
 
@@ -259,8 +266,15 @@ class PolicyUpdate:
           theta: [P], the parameters that the rows were sampled with.
           rows: `observations` [N, ...] and what the surrogate reads, [N, ...].
           generator: chooses the states of the Fisher matrix.
-          kl_observations: [M, ...], with separate_kl_states: of the constraint's states.
+          kl_observations: [M, ...], with separate_kl_states: of the constraint's states; stacked
+            frames have the store of the rows'.
         """
+        store = np.zeros(0, self._policy.observation_dtype.as_numpy_dtype)
+        if self._stacked:
+            store = rows["observations"].frames
+            rows = {**rows, "observations": rows["observations"].index}
+            if kl_observations is not None:
+                kl_observations = kl_observations.index
         if self._separate == (kl_observations is None):
             raise ValueError("kl_observations go with separate_kl_states, and only with it")
         constrained = rows["observations"][:0] if kl_observations is None else kl_observations
@@ -271,7 +285,7 @@ class PolicyUpdate:
             fisher = {name: array[chosen] for name, array in rows.items()}
         else:
             fisher = kl_observations[self._choose(len(kl_observations), generator)]
-        after, report, entropy = self._step(theta, dict(rows), constrained, fisher)
+        after, report, entropy = self._step(theta, dict(rows), constrained, fisher, store)
         values = {name: value.numpy() for name, value in report._asdict().items()}
         values["entropy"] = entropy.numpy()
         values["outcome"] = Outcome(int(values["outcome"]))
@@ -283,7 +297,7 @@ class PolicyUpdate:
             return slice(None)
         return np.sort(generator.choice(size, count, replace=False))
 
-    def _step_in_graph(self, theta, rows, kl_observations, fisher):
+    def _step_in_graph(self, theta, rows, kl_observations, fisher, store):
         batch = Batch(
             self._policy,
             self._surrogate,
@@ -292,6 +306,7 @@ class PolicyUpdate:
             kl_observations if self._separate else None,
             fisher,
             self._chunk_rows,
+            store if self._stacked else None,
         )
         products = {
             Curvature.FISHER: batch.fisher_product,
@@ -310,8 +325,12 @@ class PolicyUpdate:
 class Batch:
     """Chunked sums over one batch, as functions of flat vectors; lives while a graph is traced."""
 
-    def __init__(self, policy, surrogate, theta, rows, kl_observations, fisher, chunk_rows):
+    def __init__(
+        self, policy, surrogate, theta, rows, kl_observations, fisher, chunk_rows, frames=None
+    ):
         self._network = policy.network
+        if frames is not None:  # then observations are indices of frames, [n, F]
+            self._network = lambda theta, index: policy.network(theta, tf.gather(frames, index))
         self._family = policy.family
         self._surrogate = surrogate
         self._theta = theta

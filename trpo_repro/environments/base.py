@@ -13,13 +13,17 @@ from typing import Self
 import gymnasium
 import numpy as np
 
+_MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
+_STRIDE = np.uint64(0x9E3779B97F4A7C15)
+
 
 @dataclasses.dataclass(frozen=True)
 class EnvironmentStates:
     """B environment states.
 
     Attributes:
-      simulator: [B, n] float64, all that the simulator's future depends on.
+      simulator: [B, n] float64, all that the simulator's future depends on ([B] objects where
+        a simulator has its own kind of state).
       elapsed: [B] int64, steps since the start of the episode.
     """
 
@@ -39,8 +43,8 @@ class EnvironmentStates:
 
     def replace_rows(self, rows: np.ndarray, states: Self) -> Self:
         """Returns these states with those at `rows` exchanged for `states`."""
-        fields = self.to_arrays()
-        for name, array in states.to_arrays().items():
+        fields = self._fields()
+        for name, array in states._fields().items():
             fields[name] = fields[name].copy()
             fields[name][rows] = array
         return type(self)(**fields)
@@ -48,19 +52,22 @@ class EnvironmentStates:
     @classmethod
     def concatenate(cls, parts: Sequence[Self]) -> Self:
         """Returns the states of all `parts`, in order."""
-        arrays = [part.to_arrays() for part in parts]
+        arrays = [part._fields() for part in parts]
         return cls(**{name: np.concatenate([a[name] for a in arrays]) for name in arrays[0]})
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Returns the fields by name, for saving; `from_arrays` is the inverse."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return self._fields()
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Self:
         return cls(**arrays)
 
+    def _fields(self) -> dict[str, np.ndarray]:
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
     def _map(self, function) -> Self:
-        return type(self)(**{name: function(array) for name, array in self.to_arrays().items()})
+        return type(self)(**{name: function(array) for name, array in self._fields().items()})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +96,9 @@ class Environment(abc.ABC):
       action_space: of one environment; values outside a Box are legal and clipped by the task.
       max_episode_steps: time limit, in steps.
       can_restore: whether any state can be stepped again, any number of times, as vine needs.
+      frame_stack: 1, or the number of frames, newest last, that an observation stacks along its
+        first axis; an episode starts with copies of its first frame.
+      batch_rows: states that are best stepped together; None for any number.
     """
 
     name: str
@@ -96,6 +106,8 @@ class Environment(abc.ABC):
     action_space: gymnasium.spaces.Space
     max_episode_steps: int
     can_restore: bool = True
+    frame_stack: int = 1
+    batch_rows: int | None = None
 
     @abc.abstractmethod
     def initial(self, batch_size: int, generator: np.random.Generator) -> EnvironmentStates:
@@ -113,3 +125,13 @@ class Environment(abc.ABC):
     @abc.abstractmethod
     def observe(self, states: EnvironmentStates) -> np.ndarray:
         """Returns the [B, ...] observations of B states."""
+
+
+def uniform(key: np.ndarray, time: np.ndarray) -> np.ndarray:
+    """Returns [B] numbers in [0, 1) by SplitMix64 (Steele et al., 2014) of key and time."""
+    with np.errstate(over="ignore"):
+        bits = key + (time.astype(np.uint64) + np.uint64(1)) * _STRIDE
+        bits = (bits ^ (bits >> np.uint64(30))) * _MIX[0]
+        bits = (bits ^ (bits >> np.uint64(27))) * _MIX[1]
+        bits ^= bits >> np.uint64(31)
+    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53

@@ -5,9 +5,6 @@ import numpy as np
 
 from trpo_repro.environments import base
 
-_MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
-_STRIDE = np.uint64(0x9E3779B97F4A7C15)
-
 
 class Tabular(base.Environment):
     """A process given by its arrays; observations are one-hot, actions discrete.
@@ -56,7 +53,7 @@ class Tabular(base.Environment):
     def step(self, states, actions):
         index = states.simulator[:, 0].astype(np.int64)
         actions = np.asarray(actions, np.int64)
-        uniform = _uniform(states.simulator[:, 1].astype(np.uint64), states.elapsed)
+        uniform = base.uniform(states.simulator[:, 1].astype(np.uint64), states.elapsed)
         following = (self._cumulative[index, actions] <= uniform[:, None]).sum(axis=1)
         simulator = np.stack([following, states.simulator[:, 1]], axis=1).astype(np.float64)
         elapsed = states.elapsed + 1
@@ -69,13 +66,3 @@ class Tabular(base.Environment):
 
     def observe(self, states):
         return np.eye(len(self._initial))[states.simulator[:, 0].astype(np.int64)]
-
-
-def _uniform(key: np.ndarray, time: np.ndarray) -> np.ndarray:
-    """Returns [B] numbers in [0, 1) by SplitMix64 (Steele et al., 2014) of key and time."""
-    with np.errstate(over="ignore"):
-        bits = key + (time.astype(np.uint64) + np.uint64(1)) * _STRIDE
-        bits = (bits ^ (bits >> np.uint64(30))) * _MIX[0]
-        bits = (bits ^ (bits >> np.uint64(27))) * _MIX[1]
-        bits ^= bits >> np.uint64(31)
-    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53

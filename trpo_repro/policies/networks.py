@@ -74,3 +74,40 @@ def multilayer_perceptron(
     if log_std is not None:
         outputs = AppendLogStd(log_std, dtype=dtype, name="gaussian")(outputs)
     return keras.Model(inputs, outputs)
+
+
+def convolutional(
+    frame_shape: Sequence[int], output_size: int, *, output_scale: float, seed: int
+) -> keras.Model:
+    """Returns the paper's network for Atari, [N, F, H, W] uint8 → [N, output_size].
+
+    Two convolutions of 16 filters of 4 × 4 with stride 2 and tanh, no pooling or padding, and 20
+    tanh units (Sec. 8.2, App. E): 33,500 parameters for four frames of 52 × 40 and 8 outputs.
+
+    Args:
+      frame_shape: (F, H, W), F stacked frames.
+      output_size: columns of the last layer.
+      output_scale: variance scale of the last layer's initial weights (1 is Glorot's).
+      seed: of the initial weights.
+    """
+    inputs = keras.Input(tuple(frame_shape), dtype="uint8")
+    outputs = keras.layers.Rescaling(1 / 255)(keras.layers.Permute((2, 3, 1))(inputs))
+
+    def glorot(i):
+        return keras.initializers.GlorotUniform(seed=seed * 100 + i)
+
+    for i in range(2):
+        outputs = keras.layers.Conv2D(
+            16, 4, 2, activation="tanh", kernel_initializer=glorot(i), name=f"convolution_{i}"
+        )(outputs)
+    outputs = keras.layers.Flatten()(outputs)
+    outputs = keras.layers.Dense(
+        20, activation="tanh", kernel_initializer=glorot(2), name="hidden_0"
+    )(outputs)
+    initializer = keras.initializers.VarianceScaling(
+        output_scale, "fan_avg", "uniform", seed=seed * 100 + 3
+    )
+    outputs = keras.layers.Dense(output_size, kernel_initializer=initializer, name="output")(
+        outputs
+    )
+    return keras.Model(inputs, outputs)

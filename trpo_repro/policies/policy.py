@@ -46,6 +46,10 @@ class Policy:
         )
         self._specs = (observations, noise)
 
+    def cast(self, observations: np.ndarray) -> np.ndarray:
+        """Returns observations in the dtype that the network takes."""
+        return observations.astype(self.observation_dtype.as_numpy_dtype, copy=False)
+
     def actor(self, theta: np.ndarray) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
         """Returns ([N, ...] observations, [N, ...] noise) → the [N, ...] actions of π_θ."""
         parameters = tf.convert_to_tensor(theta)
@@ -82,11 +86,12 @@ class Policy:
                 kept = np.searchsorted(held, rows)
                 held, weights = rows, [tf.gather(weight, kept) for weight in weights]
             at = np.searchsorted(held, rows)
-            inputs = np.zeros((len(held), *self.observation_shape), np.float32)
+            inputs = np.zeros((len(held), *self.observation_shape), observations.dtype)
             inputs[at] = observations
             padded = np.zeros((len(held), *self.family.action_shape), np.float32)
             padded[at] = noise
-            actions = sample(tf.convert_to_tensor(inputs), tf.convert_to_tensor(padded), *weights)
+            tensors = tf.convert_to_tensor(inputs), tf.convert_to_tensor(padded)
+            actions = sample(*tensors, *weights)
             return actions.numpy()[at]
 
         return act
@@ -146,5 +151,27 @@ def multilayer_perceptron_policy(
         skip_inputs=skip_inputs,
         dtype=dtype,
         log_std=initial_log_std if gaussian else None,
+    )
+    return Policy(model, family)
+
+
+def convolutional_policy(
+    observation_space: gymnasium.spaces.Box,
+    action_space: gymnasium.spaces.Space,
+    *,
+    seed: int,
+    output_scale: float = 0.01,
+) -> Policy:
+    """Returns the paper's policy for Atari.
+
+    Args:
+      observation_space: of [F, H, W] stacked frames.
+      action_space: Discrete or MultiDiscrete.
+      seed: of the initial weights.
+      output_scale: variance scale of the last layer's initial weights.
+    """
+    family = distributions.for_space(action_space)
+    model = networks.convolutional(
+        observation_space.shape, family.parameter_size, output_scale=output_scale, seed=seed
     )
     return Policy(model, family)

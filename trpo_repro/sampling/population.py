@@ -39,14 +39,39 @@ def evaluate_population(
       thetas: [R, P].
       key: of all random numbers drawn here.
     """
-    action_noise = key.generator(Purpose.ACTIONS)
-    size = len(thetas)
-    states = environment.initial(size, key.generator(Purpose.INITIAL_STATES))
     act = policy.population_actor(thetas)
+    return _play(environment, policy, act, len(thetas), key)
+
+
+def evaluate_policy(
+    environment: environments.Environment,
+    policy: policy_lib.Policy,
+    theta: np.ndarray,
+    key: Key,
+    *,
+    episodes: int,
+) -> Evaluation:
+    """Runs that many episodes of π_θ from s0 ~ ρ0, all at once.
+
+    Args:
+      environment: to act in.
+      policy: acts, by samples as in training.
+      theta: [P].
+      key: of all random numbers drawn here.
+      episodes: R.
+    """
+    act = policy.actor(theta)
+    return _play(environment, policy, lambda _, *seen: act(*seen), episodes, key)
+
+
+def _play(environment, policy, act, size, key):
+    """Returns the Evaluation of one episode a row, with act(rows, observations, noise)."""
+    action_noise = key.generator(Purpose.ACTIONS)
+    states = environment.initial(size, key.generator(Purpose.INITIAL_STATES))
     live = np.arange(size)
     returns, lengths = np.zeros(size), np.zeros(size, np.int64)
     while len(live):
-        observations = environment.observe(states).astype(np.float32)
+        observations = policy.cast(environment.observe(states))
         noise = policy.family.draw_noise(action_noise, (len(live),))
         step = environment.step(states, act(live, observations, noise))
         returns[live] += step.rewards

@@ -1,11 +1,12 @@
 """The single-path sampler (Sec. 5.1): parallel paths, all their steps used."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from trpo_repro import environments
+from trpo_repro.policies import frames
 from trpo_repro.policies import policy as policy_lib
 from trpo_repro.randomness import Key, Purpose
 
@@ -15,14 +16,16 @@ class Trajectories:
     """B paths of T steps; where an episode ends inside, the path goes on with a new one.
 
     Attributes:
-      observations: [T, B, ...] float32, before normalization.
+      observations: [T, B, ...] float32, before normalization; of environments that stack
+        frames the newest alone, uint8.
       actions: [T, B, ...] as sampled, before clipping.
       rewards: [T, B] float64.
       terminated: [T, B] bool, the task ended after this step.
       truncated: [T, B] bool, the time limit ended the episode after this step.
       elapsed: [T, B] int64, steps since the start of the episode.
-      cut_observations: [M, ...] float32, the observation after each step at which `cut` is
-        true, in row-major order of [T, B].
+      cut_observations: [M, ...], the observation after each step at which `cut` is true, in
+        row-major order of [T, B].
+      frames_before: [F - 1, B, H, W] uint8, the frames under the first one in stacks of F.
     """
 
     observations: np.ndarray
@@ -32,6 +35,7 @@ class Trajectories:
     truncated: np.ndarray
     elapsed: np.ndarray
     cut_observations: np.ndarray
+    frames_before: np.ndarray | None = None
 
     @property
     def cut(self) -> np.ndarray:
@@ -50,6 +54,40 @@ class Trajectories:
         """Whether every observation and reward is a finite number."""
         arrays = (self.rewards, self.observations, self.cut_observations)
         return all(bool(np.isfinite(array).all()) for array in arrays)
+
+    def rows(self) -> np.ndarray | frames.StackedFrames:
+        """Returns the T * B observations in row-major order, [T * B, ...]."""
+        if self.frames_before is None:
+            return self.observations.reshape(-1, *self.observations.shape[2:])
+        below, paths = len(self.frames_before), self.observations.shape[1]
+        store = np.concatenate([self.frames_before, self.observations])
+        # Row t of `observations` is frame t + below; none older than the episode's first.
+        age = np.arange(below, -1, -1)
+        age = np.minimum(age, self.elapsed[..., None])
+        index = (np.arange(len(self.observations))[:, None, None] + below - age) * paths
+        index += np.arange(paths)[:, None]
+        store = store.reshape(-1, *store.shape[2:])
+        return frames.StackedFrames(store, index.reshape(-1, below + 1).astype(np.int32))
+
+    @classmethod
+    def concatenate(cls, parts: "Sequence[Trajectories]") -> "Trajectories":
+        """Returns the paths of all parts side by side, in order."""
+        if len(parts) == 1:
+            return parts[0]
+        joined = {}
+        for field in dataclasses.fields(cls):
+            arrays = [getattr(part, field.name) for part in parts]
+            if field.name != "cut_observations" and arrays[0] is not None:
+                joined[field.name] = np.concatenate(arrays, axis=1)
+        # The order of the cuts is by time first, then by path.
+        cut = np.concatenate([part.cut for part in parts], axis=1)
+        place = np.zeros(cut.shape, np.int64)
+        place[cut] = np.arange(cut.sum())
+        observations = np.concatenate([part.cut_observations for part in parts])
+        columns = np.split(place, np.cumsum([p.cut.shape[1] for p in parts])[:-1], axis=1)
+        order = np.concatenate([c[p.cut] for c, p in zip(columns, parts, strict=True)])
+        joined["cut_observations"] = observations[np.argsort(order)]
+        return cls(**joined)
 
 
 def sample_paths(
@@ -88,32 +126,36 @@ def sample_paths(
     act = policy.actor(theta)
     shape = (steps, len(states))
     family = policy.family
-    observations = np.empty((*shape, *policy.observation_shape), np.float32)
+    seen = policy.cast(environment.observe(states))
+    stacked = environment.frame_stack > 1
+    stored = seen[:, -1] if stacked else seen  # a frame is in as many observations as are stacked
+    observations = np.empty((steps, *stored.shape), seen.dtype)
+    frames_before = seen[:, :-1].swapaxes(0, 1).copy() if stacked else None
     actions = np.empty((*shape, *family.action_shape), family.action_dtype.as_numpy_dtype)
     rewards = np.empty(shape, np.float64)
     terminated, truncated = np.empty(shape, bool), np.empty(shape, bool)
     elapsed = np.empty(shape, np.int64)
-    cut_observations = []
+    cut_observations = [seen[:0]]
     kept = [states.select(np.zeros(0, np.int64))]
 
     for t in range(steps):
-        observations[t] = environment.observe(states)
+        seen = policy.cast(environment.observe(states))
+        observations[t] = seen[:, -1] if stacked else seen
         elapsed[t] = states.elapsed
         if keep is not None and keep[t].any():
             kept.append(states.select(keep[t]))
         noise = family.draw_noise(action_noise, (len(states),))
-        actions[t] = act(normalize(observations[t]), noise)
+        actions[t] = act(normalize(seen), noise)
         step = environment.step(states, actions[t])
         states = step.states
         rewards[t], terminated[t], truncated[t] = step.rewards, step.terminated, step.truncated
         cut = truncated[t] if t < steps - 1 else ~terminated[t]
         if cut.any():
-            cut_observations.append(environment.observe(states.select(cut)).astype(np.float32))
+            cut_observations.append(policy.cast(environment.observe(states.select(cut))))
         ended = np.flatnonzero(terminated[t] | truncated[t])
         if len(ended):
             states = states.replace_rows(ended, environment.initial(len(ended), initial_noise))
 
-    empty = np.empty((0, *policy.observation_shape), np.float32)
     trajectories = Trajectories(
         observations,
         actions,
@@ -121,6 +163,7 @@ def sample_paths(
         terminated,
         truncated,
         elapsed,
-        np.concatenate([empty, *cut_observations]),
+        np.concatenate(cut_observations),
+        frames_before,
     )
     return trajectories, states, type(states).concatenate(kept)

@@ -1,7 +1,7 @@
 """The vine sampler (Sec. 5.2): branches from restored simulator states."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import gymnasium
 import numpy as np
@@ -20,7 +20,8 @@ class Vine:
 
     Attributes:
       trunks: [T, B] trajectories that the rollout states were chosen from.
-      observations: [N, ...] float32, of the rollout states, before normalization.
+      after: the B states after the trunks' last step.
+      rows: [N] int64, the rollout states among the T * B trunk states in row-major order.
       actions: [N, K, ...], the branches' first actions, from q.
       proposal_log_probs: [N, K] float32, log q(a|s).
       q_values: [N, K] float64, discounted sums of the branches' rewards.
@@ -28,7 +29,8 @@ class Vine:
     """
 
     trunks: single_path.Trajectories
-    observations: np.ndarray
+    after: environments.EnvironmentStates
+    rows: np.ndarray
     actions: np.ndarray
     proposal_log_probs: np.ndarray
     q_values: np.ndarray
@@ -39,6 +41,26 @@ class Vine:
         """Whether every observation, reward and Q-value is a finite number."""
         return self.trunks.finite and bool(np.isfinite(self.q_values).all())
 
+    @classmethod
+    def concatenate(cls, parts: "Sequence[Vine]") -> "Vine":
+        """Returns the trunks of all parts side by side, and their branches, in order."""
+        if len(parts) == 1:
+            return parts[0]
+        widths = [part.trunks.rewards.shape[1] for part in parts]
+        rows = []
+        for part, width, first in zip(parts, widths, np.cumsum([0, *widths]), strict=False):
+            times, paths = np.divmod(part.rows, width)
+            rows.append(times * sum(widths) + first + paths)
+        return cls(
+            single_path.Trajectories.concatenate([part.trunks for part in parts]),
+            type(parts[0].after).concatenate([part.after for part in parts]),
+            np.concatenate(rows),
+            np.concatenate([part.actions for part in parts]),
+            np.concatenate([part.proposal_log_probs for part in parts]),
+            np.concatenate([part.q_values for part in parts]),
+            sum(part.branch_steps for part in parts),
+        )
+
 
 def sample_vine(
     environment: environments.Environment,
@@ -46,7 +68,7 @@ def sample_vine(
     theta: np.ndarray,
     key: Key,
     *,
-    trunks: int,
+    states: environments.EnvironmentStates | int,
     trunk_length: int,
     rollout_states: int,
     rollouts_per_state: int,
@@ -54,6 +76,7 @@ def sample_vine(
     discount: float,
     proposal: str = "policy",
     normalize: Callable[[np.ndarray], np.ndarray] = np.asarray,
+    reward: Callable[[np.ndarray], np.ndarray] = np.asarray,
 ) -> Vine:
     """Runs trunks under π_θ, and branches from a random set of their states.
 
@@ -64,7 +87,8 @@ def sample_vine(
       policy: π_θ, of the trunks and of the branches after their first action.
       theta: [P] parameters of the policy.
       key: of all random numbers drawn here.
-      trunks: B, parallel trunk paths from s0 ~ ρ0; ended episodes restart in place.
+      states: B states that the trunks go on from, or the number B of fresh ones, s0 ~ ρ0;
+        ended episodes restart in place.
       trunk_length: T, steps of each trunk.
       rollout_states: N, chosen uniformly without replacement from the T * B trunk states.
       rollouts_per_state: K; with the uniform proposal and at least as many rollouts as there
@@ -73,11 +97,13 @@ def sample_vine(
       discount: γ.
       proposal: q, `policy` or `uniform`.
       normalize: [N, ...] observations → what the policy sees.
+      reward: [N] rewards → those that Q-values sum; the trunks keep their own.
 
     Raises:
       ValueError: the environment cannot restore states, or N exceeds the trunk states.
     """
     check_restorable(environment)
+    trunks = states if isinstance(states, int) else len(states)
     count = trunks * trunk_length
     if rollout_states > count:
         raise ValueError(
@@ -87,21 +113,20 @@ def sample_vine(
     chosen = np.sort(generator.choice(count, rollout_states, replace=False))
     keep = np.zeros((trunk_length, trunks), bool)
     keep.flat[chosen] = True
-    paths, _, states = single_path.sample_paths(
+    paths, after, kept = single_path.sample_paths(
         environment,
         policy,
         theta,
         key,
         steps=trunk_length,
-        states=trunks,
+        states=states,
         normalize=normalize,
         keep=keep,
     )
-    observations = paths.observations[keep]
     actions, log_probs = propose(
         policy,
         theta,
-        normalize(observations),
+        normalize(policy.cast(environment.observe(kept))),
         rollouts_per_state,
         environment.action_space if proposal == "uniform" else None,
         generator,
@@ -111,13 +136,14 @@ def sample_vine(
         policy,
         theta,
         key,
-        states,
+        kept,
         actions,
         length=rollout_length,
         discount=discount,
         normalize=normalize,
+        reward=reward,
     )
-    return Vine(paths, observations, actions, log_probs, q_values, steps)
+    return Vine(paths, after, chosen, actions, log_probs, q_values, steps)
 
 
 def propose(
@@ -173,11 +199,13 @@ def branch_values(
     length: int,
     discount: float,
     normalize: Callable[[np.ndarray], np.ndarray] = np.asarray,
+    reward: Callable[[np.ndarray], np.ndarray] = np.asarray,
     common_random_numbers: bool = True,
 ) -> tuple[np.ndarray, int]:
     """Returns Monte Carlo Q̂(s, a) of K actions in each of N states, and the steps simulated.
 
-    All branches advance as one batch; those that terminate leave it. The episode's time limit
+    All branches advance as one batch, or as batches of as many rows as the environment likes
+    best; those that terminate leave it, and change nothing of the others. The episode's time limit
     does not cut them: all have one length.
 
     Args:
@@ -190,6 +218,7 @@ def branch_values(
       length: steps of a branch that does not terminate before.
       discount: γ.
       normalize: [N, ...] observations → what the policy sees.
+      reward: [N] rewards → those that Q̂ sums.
       common_random_numbers: whether the K branches of a state share each later step's random
         numbers (App. H).
 
@@ -199,27 +228,31 @@ def branch_values(
     generator = key.generator(Purpose.BRANCH_ACTIONS)
     size, count = actions.shape[:2]
     act = policy.actor(theta)
+    shared = (size,) if common_random_numbers else (size * count,)
+    noise = [policy.family.draw_noise(generator, shared) for _ in range(1, length)]
     q_values = np.zeros(size * count)
-    live = np.arange(size * count)  # branches that have not ended
-    states = states.repeat(count)
-    live_actions = actions.reshape(size * count, *actions.shape[2:])
+    actions = actions.reshape(size * count, *actions.shape[2:])
+    together = max(1, (environment.batch_rows or size * count) // count)  # states
     steps = 0
-    for t in range(length):
-        if t > 0:
-            shared = (size,) if common_random_numbers else (size * count,)
-            noise = policy.family.draw_noise(generator, shared)
-            rows = live // count if common_random_numbers else live
-            observations = environment.observe(states).astype(np.float32)
-            live_actions = act(normalize(observations), noise[rows])
-        step = environment.step(states, live_actions)
-        steps += len(live)
-        q_values[live] += discount**t * step.rewards
-        going = ~step.terminated  # the time limit is the episode's, not the branch's
-        states = step.states
-        if not going.all():
-            live, states = live[going], states.select(going)
-        if not len(live):
-            break
+    for first in range(0, size, together):
+        group = np.arange(first, min(first + together, size))
+        current = states.select(group).repeat(count)
+        live = np.arange(group[0] * count, (group[-1] + 1) * count)  # branches not ended
+        live_actions = actions[live]
+        for t in range(length):
+            if t > 0:
+                rows = live // count if common_random_numbers else live
+                observations = policy.cast(environment.observe(current))
+                live_actions = act(normalize(observations), noise[t - 1][rows])
+            step = environment.step(current, live_actions)
+            steps += len(live)
+            q_values[live] += discount**t * reward(step.rewards)
+            going = ~step.terminated  # the time limit is the episode's, not the branch's
+            current = step.states
+            if not going.all():
+                live, current = live[going], current.select(going)
+            if not len(live):
+                break
     return q_values.reshape(size, count), steps
 
 

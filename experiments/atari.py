@@ -1,0 +1,180 @@
+"""Atari from pixels: Figure 5 and Table 1.
+
+python experiments/atari.py --list --budget=reduced
+python experiments/atari.py --run --budget=reduced --only='pong/single_path/*'
+python experiments/atari.py --plot --budget=reduced
+
+Runs are --out/GAME/SAMPLER/seed_N, with results/atari as default (runs/atari for smoke). What is
+there is not run again, and what was interrupted goes on. --plot plays 30 episodes with every new
+final policy, draws Figure 5 and writes Table 1, with what there is.
+
+A run's two scores: the mean undiscounted score of the last 100 training episodes, and of 30
+episodes of the final stochastic policy. Rewards are never clipped in scores.
+"""
+
+import csv
+import dataclasses
+import io
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from experiments import batch, cli, configs
+from trpo_repro import checkpoint, metrics, plotting, runs, training
+from trpo_repro.randomness import Key
+from trpo_repro.sampling import population
+
+PUBLISHED = flags.DEFINE_string(
+    "published", "results/published_baselines.csv", "Table of published scores."
+)
+
+EPISODES = 30  # of an evaluation
+EVALUATION_SEED = 10_000  # apart from the seeds of training
+COLUMNS = ("row", "budget", "score", *configs.GAMES)
+# Rows of the table that others have published: source, algorithm → label and budget.
+OTHERS = {
+    ("TRPO paper Table 1", "Random"): ("random", ""),
+    ("TRPO paper Table 1", "Human (Mnih 2013)"): ("human", ""),
+    ("TRPO paper Table 1", "DQN (Mnih 2013)"): ("DQN (Mnih et al. 2013)", "10M frames of training"),
+    ("TRPO paper Table 1", "UCC-I (Guo 2014)"): ("UCC-I (Guo et al. 2014)", ""),
+    ("TRPO paper Table 1", "TRPO single path"): ("paper, single path", "500 × 100K decisions"),
+    ("TRPO paper Table 1", "TRPO vine"): ("paper, vine", "500 × 400K decisions"),
+    ("OpenAI baselines Atari10M", "TRPO (trpo_mpi)"): ("OpenAI baselines TRPO", "10M steps"),
+}
+
+
+def planned(budget_name: str, out: pathlib.Path, only: str = "*") -> list[batch.Run]:
+    """Returns the runs of a budget, in the order to run them.
+
+    Args:
+      budget_name: key of configs.ATARI_BUDGETS.
+      out: where the games' directories are.
+      only: glob of the runs' names.
+
+    Raises:
+      ValueError: nothing matches.
+    """
+    found = []
+    for (game, sampler, seed), config in configs.atari_runs(budget_name).items():
+        directory = out / game / sampler / f"seed_{seed}"
+        found.append(batch.Run(game, sampler, sampler, config, directory))
+    return batch.matching(found, only)
+
+
+def main(_):
+    budget = batch.BUDGET.value
+    out = pathlib.Path(cli.OUT.value or ("runs/atari" if budget == "smoke" else "results/atari"))
+    batch.main(lambda only: planned(budget, out, only), lambda: plot(planned(budget, out), out))
+
+
+def plot(chosen: Sequence[batch.Run], out: pathlib.Path) -> None:
+    """Draws Figure 5, one panel a game, and writes Table 1, from the runs that were begun."""
+    begun = [run for run in chosen if run.iterations]
+    if not begun:
+        raise ValueError(f"no run of the budget is in {out}; begin with --run")
+    panels: dict[str, dict[str, list[pathlib.Path]]] = {}
+    for game in configs.GAMES:
+        panel = panels.setdefault(configs.GAMES[game], {})
+        for run in begun:
+            if run.task == game:
+                panel.setdefault(configs.ALGORITHMS[run.setting].label, []).append(run.directory)
+    for x in ("iteration", "env_steps"):
+        file = out / f"figure5_{x}.png"
+        plotting.learning_curves(panels, file, x=x, y="return_recent", columns=3)
+        print(file)
+    rows = [*published(pathlib.Path(PUBLISHED.value)), *own(begun)]
+    rows += [normalized(row, rows) for row in rows if row["row"] not in ("random", "human")]
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    checkpoint.write_text(out / "table1.csv", buffer.getvalue())
+    checkpoint.write_text(out / "table1.md", _markdown(rows))
+    print(out / "table1.csv", out / "table1.md", sep="\n")
+
+
+def published(path: pathlib.Path) -> list[dict]:
+    """Returns rows of COLUMNS with the published scores of the paper's games."""
+    with path.open(newline="") as file:
+        table = list(csv.DictReader(file))
+    rows = []
+    for (source, algorithm), (label, budget) in OTHERS.items():
+        row: dict[str, Any] = {"row": label, "budget": budget, "score": "as published"}
+        for game, title in configs.GAMES.items():
+            for line in table:
+                same = (line["source"], line["algorithm"]) == (source, algorithm)
+                if same and _plain(line["env_id"]) == _plain(title):
+                    row[game] = float(line["mean"])
+        rows.append(row)
+    return rows
+
+
+def _plain(name: str) -> str:
+    """Returns a game's name without what sources write differently, Qbert-v4 or Q*bert."""
+    letters = name.lower().partition("noframeskip")[0].partition("-v")[0]
+    return "".join(letter for letter in letters if letter.isalnum())
+
+
+def own(begun: Sequence[batch.Run]) -> list[dict]:
+    """Returns rows of COLUMNS with our scores: two rules for each sampler and number of steps."""
+    rows: dict[tuple, dict] = {}
+    for run in begun:
+        table = metrics.read(run.directory / "metrics.csv")
+        decisions = table["env_steps"][-1] / 1e6
+        budget = f"{run.iterations} iterations, {decisions:.3g}M decisions, seed {run.config.seed}"
+        label = f"ours, {configs.ALGORITHMS[run.setting].label}"
+        scores = {"last 100 training episodes": table["return_recent"][-1]}
+        if run.done:
+            scores[f"{EPISODES} episodes of the final policy"] = np.mean(evaluation(run))
+        for rule, score in scores.items():
+            key = (label, budget, rule)
+            row = rows.setdefault(key, dict(zip(COLUMNS[:3], key, strict=True)))
+            if np.isfinite(score):  # no episode may have ended yet
+                row[run.task] = round(float(score), 1)
+    return list(rows.values())
+
+
+def evaluation(run: batch.Run) -> list[float]:
+    """Returns the scores of EPISODES episodes of a finished run's policy, played only once."""
+    path = run.directory / "evaluation.json"
+    if not path.exists():
+        config = dataclasses.replace(run.config, workers=0)
+        environment = training.make_environment(config)
+        policy = training.make_policy(config, environment)
+        theta = runs.load_policy(run.directory / "policy.npz", policy)
+        key = Key(EVALUATION_SEED)
+        played = population.evaluate_policy(environment, policy, theta, key, episodes=EPISODES)
+        record = {"scores": played.returns.tolist(), "decisions": played.lengths.tolist()}
+        checkpoint.write_text(path, json.dumps(record) + "\n")
+    return json.loads(path.read_text())["scores"]
+
+
+def normalized(row: dict, rows: Sequence[dict]) -> dict:
+    """Returns a row's scores as percentages of the way from random to human play."""
+    random, human = (next(r for r in rows if r["row"] == name) for name in ("random", "human"))
+    return {
+        "row": row["row"],
+        "budget": row["budget"],
+        "score": f"human-normalized, %; {row['score']}",
+        **{
+            game: round(100 * (row[game] - random[game]) / (human[game] - random[game]), 1)
+            for game in configs.GAMES
+            if game in row
+        },
+    }
+
+
+def _markdown(rows: Sequence[dict]) -> str:
+    titles = {**dict.fromkeys(COLUMNS[:3]), **configs.GAMES}
+    lines = ["| " + " | ".join(titles[name] or name for name in COLUMNS) + " |"]
+    lines.append("|" + "---|" * len(COLUMNS))
+    lines += ["| " + " | ".join(str(row.get(name, "")) for name in COLUMNS) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,144 @@
+"""Frames are stored once; what the learner gathers is what the policy saw."""
+
+import functools
+
+import numpy as np
+import pytest
+
+from experiments import configs
+from trpo_repro import training
+from trpo_repro.algorithms import trust_region
+from trpo_repro.environments import atari
+from trpo_repro.estimation import surrogates
+from trpo_repro.policies import frames
+from trpo_repro.randomness import Key
+from trpo_repro.sampling import single_path, vine
+
+
+@functools.cache
+def _setting():
+    """Pong with episodes of 7 decisions, so that several end inside a path."""
+    environment = atari.Atari("pong")
+    environment.max_episode_steps = 7
+    policy = training.make_policy(configs.preset("paper", "pong"), environment)
+    return environment, policy, policy.network.initial_parameters()
+
+
+def _sample(states, steps=20, seed=0, keep=None):
+    environment, policy, theta = _setting()
+    return single_path.sample_paths(
+        environment, policy, theta, Key(seed), steps=steps, states=states, keep=keep
+    )
+
+
+def test_rows_are_the_observations_that_the_policy_saw():
+    environment, policy, theta = _setting()
+    acted = []
+    paths, _, _ = single_path.sample_paths(
+        environment,
+        policy,
+        theta,
+        Key(0),
+        steps=20,
+        states=3,
+        normalize=lambda seen: acted.append(seen) or seen,
+    )
+    ends = paths.truncated.sum()
+    assert ends >= 6
+    rows = paths.rows()
+    assert isinstance(rows, frames.StackedFrames)
+    np.testing.assert_array_equal(rows.stacked().reshape(20, 3, 4, 52, 40), acted)
+    assert rows.frames.nbytes < 1.2 * rows.stacked().nbytes / 4
+
+
+def test_a_path_goes_on_with_its_frames():
+    """Two halves sampled one after the other have the rows of the states at their steps."""
+    environment, _, _ = _setting()
+    _, after, _ = _sample(3, steps=5)
+    keep = np.ones((6, 3), bool)
+    paths, _, kept = _sample(after, steps=6, seed=1, keep=keep)
+    np.testing.assert_array_equal(paths.rows().stacked(), environment.observe(kept))
+
+
+def test_shards_side_by_side():
+    first, second = _sample(2, seed=0)[0], _sample(3, seed=1)[0]
+    joined = single_path.Trajectories.concatenate([first, second])
+    assert joined.rewards.shape == (20, 5)
+    whole = joined.rows().stacked().reshape(20, 5, 4, 52, 40)
+    np.testing.assert_array_equal(whole[:, :2].reshape(-1, 4, 52, 40), first.rows().stacked())
+    np.testing.assert_array_equal(whole[:, 2:].reshape(-1, 4, 52, 40), second.rows().stacked())
+    full = np.zeros((*joined.cut.shape, 4, 52, 40), np.uint8)
+    full[joined.cut] = joined.cut_observations
+    np.testing.assert_array_equal(full[:, :2][first.cut], first.cut_observations)
+    np.testing.assert_array_equal(full[:, 2:][second.cut], second.cut_observations)
+
+
+def test_shards_of_vine_side_by_side():
+    environment, policy, theta = _setting()
+    parts = [
+        vine.sample_vine(
+            environment,
+            policy,
+            theta,
+            Key(0, shard=shard),
+            states=2,
+            trunk_length=10,
+            rollout_states=6,
+            rollouts_per_state=3,
+            rollout_length=4,
+            discount=0.9,
+            proposal="uniform",
+        )
+        for shard in range(2)
+    ]
+    joined = vine.Vine.concatenate(parts)
+    chosen = joined.trunks.rows()[joined.rows].stacked()
+    for i, part in enumerate(parts):
+        own = part.trunks.rows()[part.rows].stacked()
+        np.testing.assert_array_equal(chosen[6 * i : 6 * i + 6], own)
+        np.testing.assert_array_equal(joined.q_values[6 * i : 6 * i + 6], part.q_values)
+    assert joined.branch_steps == sum(part.branch_steps for part in parts) == 2 * 6 * 3 * 4
+
+
+@pytest.mark.parametrize("rows", [2, 6, 100])
+def test_branches_do_not_depend_on_how_many_run_together(monkeypatch, rows):
+    environment, policy, theta = _setting()
+    states = environment.initial(5, np.random.default_rng(0))
+    actions = np.random.default_rng(1).integers([3, 3, 2], size=(5, 3, 3)).astype(np.int32)
+    arguments = (environment, policy, theta, Key(0), states, actions)
+    expected, steps = vine.branch_values(*arguments, length=6, discount=0.9)
+    monkeypatch.setattr(environment, "batch_rows", rows)
+    values, count = vine.branch_values(*arguments, length=6, discount=0.9)
+    np.testing.assert_array_equal(values, expected)
+    assert count == steps == 5 * 3 * 6
+
+
+@pytest.mark.parametrize("separate", [False, True])
+@pytest.mark.parametrize("method", ["trpo", "empirical_fim"])
+def test_update_from_indices_is_the_update_from_observations(separate, method):
+    """The same graph fed with frames and indices, or with the stacks themselves; chunks of 16
+    rows do not divide the 60, and the sums of both are the same."""
+    _, policy, theta = _setting()
+    paths = _sample(3)[0]
+    rows = {
+        "observations": paths.rows(),
+        "actions": paths.actions.reshape(60, 3),
+        "advantages": np.random.default_rng(0).standard_normal(60).astype(np.float32),
+    }
+    results = []
+    for stacked in (True, False):
+        update = trust_region.PolicyUpdate(
+            policy,
+            surrogates.ImportanceSampled(),
+            trust_region.Method(**{**vars(trust_region.METHODS[method]), "damping": 0.1}),
+            separate_kl_states=separate,
+            stacked_frames=stacked,
+            chunk_rows=16,
+        )
+        fed = rows if stacked else {**rows, "observations": paths.rows().stacked()}
+        kl = fed["observations"][10:50] if separate else None
+        results.append(update(theta, fed, np.random.default_rng(0), kl))
+    (first, report), (second, other) = results
+    np.testing.assert_array_equal(first, second)
+    assert report["mean_kl"] == other["mean_kl"]
+    assert report["outcome"] is trust_region.Outcome.ACCEPTED
