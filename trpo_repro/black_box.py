@@ -79,11 +79,10 @@ class Trainer:
         key = Key(config.seed, state.iteration)
         started = time.perf_counter()
         candidates, search = self._search.ask(state.search, key.generator(Purpose.SEARCH))
-        candidates = candidates.astype(state.theta.dtype)
         evaluation = population.evaluate_population(
             self.environment,
             self.policy,
-            np.repeat(candidates, config.episodes_per_candidate, axis=0),
+            np.repeat(candidates.astype(state.theta.dtype), config.episodes_per_candidate, axis=0),
             key,
         )
         sampled = time.perf_counter()
