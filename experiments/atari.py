@@ -13,7 +13,6 @@ episodes of the final stochastic policy. Rewards are never clipped in scores.
 """
 
 import csv
-import dataclasses
 import io
 import json
 import pathlib
@@ -141,16 +140,22 @@ def own(begun: Sequence[batch.Run]) -> list[dict]:
 def evaluation(run: batch.Run) -> list[float]:
     """Returns the scores of EPISODES episodes of a finished run's policy, played only once."""
     path = run.directory / "evaluation.json"
-    if not path.exists():
-        config = dataclasses.replace(run.config, workers=0)
-        environment = training.make_environment(config)
-        policy = training.make_policy(config, environment)
-        theta = runs.load_policy(run.directory / "policy.npz", policy)
-        key = Key(EVALUATION_SEED)
-        played = population.evaluate_policy(environment, policy, theta, key, episodes=EPISODES)
-        record = {"scores": played.returns.tolist(), "decisions": played.lengths.tolist()}
-        checkpoint.write_text(path, json.dumps(record) + "\n")
-    return json.loads(path.read_text())["scores"]
+    environment = training.make_environment(run.config)
+    policy = training.make_policy(run.config, environment)
+    theta, iteration = runs.load_policy(run.directory / "policy.npz", policy)
+    if path.exists():
+        record = json.loads(path.read_text())
+        if record["iteration"] == iteration:
+            return record["scores"]
+    key = Key(EVALUATION_SEED)
+    played = population.evaluate_policy(environment, policy, theta, key, episodes=EPISODES)
+    record = {
+        "iteration": iteration,
+        "scores": played.returns.tolist(),
+        "decisions": played.lengths.tolist(),
+    }
+    checkpoint.write_text(path, json.dumps(record) + "\n")
+    return record["scores"]
 
 
 def normalized(row: dict, rows: Sequence[dict]) -> dict:

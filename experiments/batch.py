@@ -80,6 +80,13 @@ class Run:
 
     @property
     def done(self) -> bool:
+        """Whether all iterations are there.
+
+        Raises:
+          ValueError: the directory holds a run of another configuration, or one that says none.
+        """
+        if self.iterations:
+            runs.check_resumable(self.config, self.directory)
         return self.iterations >= self.config.iterations
 
     def check(self) -> None:
@@ -166,25 +173,30 @@ def execute(chosen: Sequence[Run], workers: int) -> None:
         dynamic_ncols=True,
         smoothing=0.05,
     )
-    pool = concurrent.futures.ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), initializer=_own_signals
-    )
+    pool = _pool(workers)
     try:
-        with progress:
+        with progress, runs.stop_signals(signal.default_int_handler):
             while waiting or active:
                 while waiting and len(active) < workers:
                     run = waiting.pop(0)
                     flag = "workers" if environments.is_atari(run.task) else "threads"
                     arguments = [*run.arguments, f"--{flag}={share}"]
                     active[pool.submit(_train, arguments, run.directory)] = run
-                finished, _ = concurrent.futures.wait(
+                ended, _ = concurrent.futures.wait(
                     active, timeout=1.0, return_when="FIRST_COMPLETED"
                 )
-                for future in finished:
-                    run = active.pop(future)
-                    if future.exception() or not run.done:
+                for future in ended:
+                    run, error = active.pop(future), future.exception()
+                    if error or not run.done:
                         failed.append(run)
-                        tqdm.tqdm.write(f"{run.name} failed: see {run.directory / 'train.log'}")
+                        log = run.directory / "train.log"
+                        tqdm.tqdm.write(f"{run.name} failed: {error or 'stopped'}; see {log}")
+                if any(isinstance(f.exception(), concurrent.futures.BrokenExecutor) for f in ended):
+                    # A worker was killed, and the pool with it: its other runs go on in a new one.
+                    waiting = [*active.values(), *waiting]
+                    active = {}
+                    pool.shutdown()
+                    pool = _pool(workers)
                 progress.n = sum(_steps(run, run.iterations) for run in missing)
                 names = ", ".join(run.name for run in active.values())
                 progress.set_postfix_str(f"{len(waiting)} runs to go after {names}")
@@ -201,6 +213,11 @@ def execute(chosen: Sequence[Run], workers: int) -> None:
         pool.shutdown(cancel_futures=True)
     if failed:
         raise ValueError(f"{len(failed)} runs failed: {', '.join(run.name for run in failed)}")
+
+
+def _pool(workers: int) -> concurrent.futures.ProcessPoolExecutor:
+    spawn = multiprocessing.get_context("spawn")
+    return concurrent.futures.ProcessPoolExecutor(workers, spawn, initializer=_own_signals)
 
 
 def _steps(run: Run, iterations: int) -> int:

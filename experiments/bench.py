@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 
+import ale_py
 import mujoco
 import numpy as np
 from absl import flags
@@ -27,13 +28,16 @@ from trpo_repro.algorithms import trust_region
 from trpo_repro.environments import mujoco as mujoco_environments
 from trpo_repro.estimation import surrogates
 from trpo_repro.randomness import Key
-from trpo_repro.sampling import single_path, vine
+from trpo_repro.sampling import population, single_path, vine
 
 PEER_PYTHON = flags.DEFINE_string(
     "peer_python", None, "Python of an environment with sb3-contrib; adds the comparison with it."
 )
-MEMORY_OF = flags.DEFINE_integer(
-    "memory_of", None, "Only run one Hopper iteration of this many steps and print peak bytes."
+MEMORY_OF = flags.DEFINE_string(
+    "memory_of", None, "TASK:STEPS: only run an iteration of so many steps and print peak bytes."
+)
+SECTION = flags.DEFINE_multi_enum(
+    "section", ["mujoco", "atari"], ["mujoco", "atari"], "What to measure; repeatable."
 )
 TASKS = ("Hopper-v5", "Swimmer-v5", "Walker2d-v5")
 PATHS = 1000
@@ -43,15 +47,26 @@ REPEATS = 3
 
 def main(_):
     if MEMORY_OF.value:
-        print(_peak_memory(MEMORY_OF.value))
+        task, _, steps = MEMORY_OF.value.partition(":")
+        print(_peak_memory(task, int(steps)))
         return
+    if "mujoco" in SECTION.value:
+        _mujoco()
+    if "atari" in SECTION.value:
+        _atari()
+
+
+def _mujoco() -> None:
     for task in TASKS:
         _report(f"{task}: closed-loop sampling / open-loop mujoco.rollout", *_sampling(task), 0.85)
+    for task in TASKS:
+        name = f"{task}: population of 1000 / open-loop mujoco.rollout"
+        _report(name, *_population(task), 0.85)
     _report("Hopper-v5: vine branches / open-loop mujoco.rollout", *_branches("Hopper-v5"), 0.85)
     _report("Fisher-vector product / gradient, 50K rows (seconds)", *_products(), 1.5, most=True)
     update, iteration = _update_share()
     _report("update / iteration, Hopper 50K steps (seconds)", update, iteration, 0.05, most=True)
-    small, large = (_memory_in_new_process(steps) for steps in (100_000, 1_000_000))
+    small, large = (_memory_in_new_process("hopper", steps) for steps in (100_000, 1_000_000))
     stored = 900_000 * _stored_bytes_per_step()
     print(
         f"peak memory, Hopper: {small / 2**30:.2f} GiB at 100K steps, {large / 2**30:.2f} GiB at "
@@ -70,6 +85,20 @@ def main(_):
             ours = _iterations_per_second(config, iterations)
             name = f"Hopper-v5 whole iterations ({preset}) / SB3-contrib TRPO"
             _report(f"{name} (steps per second)", ours, theirs, 6)
+
+
+def _atari() -> None:
+    for game in ("pong", "breakout", "seaquest"):
+        ours, theirs = _atari_sampling(game)
+        name = f"{game}: closed-loop sampling, 2 workers / open-loop AtariVectorEnv, 2 threads"
+        _report(f"{name} (decisions per second)", ours, theirs, 0.75)
+    branches, paths = _atari_branches()
+    _report("pong: vine branches / single path (decisions per second)", branches, paths, 0.9)
+    seconds, update = _atari_iteration()
+    _report("pong: seconds of an iteration of 100K decisions / 1", seconds, 1, 45, most=True)
+    print(f"pong: seconds of its update: {update:.1f}")
+    peak = _memory_in_new_process("pong", 100_000)
+    print(f"peak memory of the learner, pong, 100K decisions: {peak / 2**30:.2f} GiB (limit 3)")
 
 
 def _report(name: str, ours: float, theirs: float, goal: float, *, most: bool = False) -> None:
@@ -107,6 +136,100 @@ def _sampling(task: str) -> tuple[float, float]:
     _, start, _ = sample(PATHS)
     closed, opened = _against_open_loop(environment, lambda: sample(start))
     return PATHS * STEPS / closed, PATHS * STEPS / opened
+
+
+def _population(task: str) -> tuple[float, float]:
+    """Returns steps per second of 1000 policies' episodes of at most STEPS steps, and of
+    mujoco.rollout on the same rows."""
+    trainer, environment, theta = _random_policy(task)
+    environment.max_episode_steps = STEPS
+    thetas = np.repeat(theta[None], PATHS, axis=0)
+    steps = 0
+
+    def evaluate():
+        nonlocal steps
+        lengths = population.evaluate_population(
+            environment, trainer.policy, thetas, Key(0)
+        ).lengths
+        steps = int(lengths.sum())
+
+    closed, opened = _against_open_loop(environment, evaluate)
+    return steps / closed, steps / opened
+
+
+def _atari_config(game: str, **changes) -> config_lib.Config:
+    return dataclasses.replace(configs.preset("paper", game), workers=2, **changes)
+
+
+def _atari_sampling(game: str) -> tuple[float, float]:
+    """Returns decisions per second of single-path sampling with 2 workers, and of ALE's own
+    vector environment with random actions and 2 threads, at the same resolution."""
+    config = _atari_config(game, steps_per_iteration=12_000, path_length=120)
+    trainer = training.Trainer(config)
+    state = trainer.initial_state()
+    theirs = ale_py.AtariVectorEnv(
+        game,
+        config.paths,
+        num_threads=2,
+        img_height=52,
+        img_width=40,
+        full_action_space=True,
+        reward_clipping=False,
+        use_fire_reset=False,
+    )
+    theirs.reset(seed=0)
+    actions = np.random.default_rng(0).integers(18, size=(config.path_length, config.paths))
+
+    def ours():
+        nonlocal state
+        sample = trainer._sample(state, Key(0, state.iteration), np.asarray)
+        state = dataclasses.replace(state, iteration=state.iteration + 1, environment=sample.after)
+
+    def open_loop():
+        for row in actions:
+            theirs.step(row)
+
+    closed, opened = _alternated(ours, open_loop)
+    trainer.close()
+    theirs.close()
+    return config.steps_per_iteration / closed, config.steps_per_iteration / opened
+
+
+def _atari_branches() -> tuple[float, float]:
+    """Returns decisions per second of 8 × 4 branches of 100 decisions, and of 32 paths that go
+    on for as long, in this process."""
+    trainer = training.Trainer(dataclasses.replace(_atari_config("pong"), workers=0))
+    environment, policy = trainer.environment, trainer.policy
+    theta = policy.network.initial_parameters()
+    generator = np.random.default_rng(0)
+    starts = environment.initial(8, generator)
+    actions = generator.integers([3, 3, 2], size=(8, 4, 3)).astype(np.int32)
+    going = environment.initial(32, generator)
+
+    def branches():
+        vine.branch_values(
+            environment, policy, theta, Key(0), starts, actions, length=100, discount=0.99
+        )
+
+    def paths():
+        nonlocal going
+        _, going, _ = single_path.sample_paths(
+            environment, policy, theta, Key(0), steps=100, states=going
+        )
+
+    of_branches, of_paths = _alternated(branches, paths)
+    return 3200 / of_branches, 3200 / of_paths
+
+
+def _atari_iteration() -> tuple[float, float]:
+    """Returns median seconds of an iteration of the paper preset on Pong, and of its update."""
+    trainer = training.Trainer(_atari_config("pong", iterations=REPEATS + 1))
+    rows = [row for _, row in training.iterations(trainer, trainer.initial_state())][1:]
+    trainer.close()
+    update = statistics.median(row["seconds_update"] for row in rows)
+    return statistics.median(
+        row["seconds_update"] + row["seconds_sampling"] for row in rows
+    ), update
 
 
 def _branches(task: str) -> tuple[float, float]:
@@ -249,16 +372,19 @@ def _stored_bytes_per_step() -> int:
     return trajectories + 8 + 4 + 6 * 4
 
 
-def _peak_memory(steps: int) -> int:
-    """Returns this process's peak resident bytes after one Hopper iteration."""
-    config = dataclasses.replace(configs.PAPER["hopper"], steps_per_iteration=steps, iterations=1)
-    trainer = training.Trainer(config)
+def _peak_memory(task: str, steps: int) -> int:
+    """Returns this process's peak resident bytes after one iteration of a task."""
+    config = configs.preset("paper", task)
+    if task in configs.GAMES:
+        config = _atari_config(task)
+    trainer = training.Trainer(dataclasses.replace(config, steps_per_iteration=steps))
     trainer.iterate(trainer.initial_state())
+    trainer.close()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _memory_in_new_process(steps: int) -> int:
-    command = [sys.executable, __file__, f"--memory_of={steps}"]
+def _memory_in_new_process(task: str, steps: int) -> int:
+    command = [sys.executable, __file__, f"--memory_of={task}:{steps}"]
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 

@@ -21,7 +21,7 @@ from absl import flags
 from scipy import stats
 
 from experiments import batch, cli, configs, figure4
-from trpo_repro import checkpoint
+from trpo_repro import checkpoint, plotting
 
 RESULTS = flags.DEFINE_string("results", "results", "Directory of results; claims.md goes there.")
 
@@ -64,13 +64,17 @@ class Results:
         """Returns the finished runs of an algorithm, by seed; of a sweep, of its best setting.
 
         Raises:
-          NotEnoughDataError: there are fewer than MIN_SEEDS.
+          NotEnoughDataError: there are fewer than MIN_SEEDS, of any setting of a sweep.
         """
         every = figure4.planned(self.budget, self.directory, f"{task}/*")
-        found = figure4.best(every, task, algorithm)
-        if len(found) < MIN_SEEDS:
-            raise NotEnoughDataError(f"{len(found)} seeds of {task}/{algorithm}")
-        return found
+        seeds: dict[str, int] = {}
+        for run in every:
+            if run.algorithm == algorithm:
+                seeds[run.setting] = seeds.get(run.setting, 0) + run.done
+        for setting, count in seeds.items():
+            if count < MIN_SEEDS:
+                raise NotEnoughDataError(f"{count} seeds of {task}/{setting}")
+        return figure4.best(every, task, algorithm)
 
     def final(self, task: str, algorithm: str) -> np.ndarray:
         """Returns the final performance of each seed, [S]."""
@@ -96,6 +100,12 @@ def _relative_difference(first: np.ndarray, second: np.ndarray) -> tuple[float, 
     return _interval(first, second, lambda a, b: a / b - 1)
 
 
+def _interval_of_mean(values: np.ndarray) -> tuple[float, float]:
+    """Returns the 95% interval of a mean over seeds."""
+    _, low, high = plotting.across_seeds(values[:, None], np.random.default_rng(0))[:, 0]
+    return float(low), float(high)
+
+
 def _interval(first, second, function) -> tuple[float, float]:
     result = stats.bootstrap(
         (first, second),
@@ -107,21 +117,11 @@ def _interval(first, second, function) -> tuple[float, float]:
     return float(result.low), float(result.high)
 
 
-def _similar_speeds(results: Results, pairs: Iterable[tuple[str, str, str]]) -> Verdict:
-    """Judges whether of each (task, variant, reference) the speeds are within SIMILAR."""
-    texts, judgments = [], []
-    for task, variant, reference in pairs:
-        low, high = _relative_difference(
-            results.speed(task, variant), results.speed(task, reference)
-        )
-        texts.append(f"{task} {variant} {low:+.0%} to {high:+.0%}")
-        if low > -SIMILAR and high < SIMILAR:
-            judgments.append(HOLDS)
-        elif low > SIMILAR or high < -SIMILAR:
-            judgments.append(FAILS)
-        else:
-            judgments.append(UNKNOWN)
-    return Verdict("speed relative to single path: " + "; ".join(texts), _all(judgments))
+def _judge_range(low: float, high: float, least: float, most: float) -> str:
+    """Returns HOLDS if an interval lies within [least, most], FAILS if it lies outside."""
+    if low > least and high < most:
+        return HOLDS
+    return FAILS if low > most or high < least else UNKNOWN
 
 
 def _all(judgments: Sequence[str]) -> str:
@@ -132,12 +132,12 @@ def _all(judgments: Sequence[str]) -> str:
     return HOLDS
 
 
-def _by_task(tasks: Iterable[str], judge_task: Callable[[str], Verdict]) -> Verdict:
-    """Judges a claim about several tasks; one that lacks data leaves the others' failures."""
+def _each(parts: Iterable[str], judge_part: Callable[[str], Verdict]) -> Verdict:
+    """Judges a claim of several parts; one that lacks data leaves the others' failures."""
     texts, judgments = [], []
-    for task in tasks:
+    for task in parts:
         try:
-            verdict = judge_task(task)
+            verdict = judge_part(task)
         except NotEnoughDataError as error:
             verdict = Verdict(str(error), UNKNOWN)
         texts.append(f"{task}: {verdict.estimate}")
@@ -148,43 +148,51 @@ def _by_task(tasks: Iterable[str], judge_task: Callable[[str], Verdict]) -> Verd
 def trpo_is_best(results: Results) -> Verdict:
     """C1: single path and vine solve all four locomotion tasks, best of all methods.
 
-    Fails where either does not solve a task, or another method's final performance is above both,
-    by the interval of the difference from the better of the two.
+    Solved: the interval of the final performance lies above the task's mark; not, if it lies
+    below. Best: no other method's final performance is above the better of the two, by the
+    interval of the difference. (CEM's and CMA's curves are of their candidates, which are a
+    little worse than the middle of their search; they are judged by undiscounted returns, which
+    they maximize.)
     """
 
     def of_task(task):
         ours = {name: results.final(task, name) for name in ("single_path", "vine")}
         best = max(ours.values(), key=np.mean)
         mark = SOLVED.get(task, results.untrained(task))
-        text = ", ".join(f"{name} {values.mean():.3g}" for name, values in ours.items())
-        unsolved = [name for name, values in ours.items() if values.mean() < mark]
-        others = [name for name in configs.FIGURE4[task] if name not in ours]
-        above = [n for n in others if _difference(results.final(task, n), best)[0] > 0]
-        if unsolved:
-            text += f", {' and '.join(unsolved)} below {mark:.3g}"
-        if above:
-            text += f", {' and '.join(above)} above both"
-        return Verdict(text, FAILS if unsolved or above else HOLDS)
+        texts, judgments = [], []
+        for name, values in ours.items():
+            low, high = _interval_of_mean(values)
+            judgments.append(HOLDS if low > mark else FAILS if high < mark else UNKNOWN)
+            texts.append(f"{name} {values.mean():.3g} [{low:.3g}, {high:.3g}]")
+        texts.append(f"mark {mark:.3g}")
+        for name in configs.FIGURE4[task]:
+            if name not in ours and _difference(results.final(task, name), best)[0] > 0:
+                judgments.append(FAILS)
+                texts.append(f"{name} above both, {results.final(task, name).mean():.3g}")
+        return Verdict(", ".join(texts), _all(judgments))
 
-    return _by_task(configs.FIGURE4, of_task)
+    return _each(configs.FIGURE4, of_task)
 
 
 def natural_gradient_lacks_gaits(results: Results) -> Verdict:
     """C2: natural gradient does well on cart-pole and swimmer, no gait on hopper and walker.
 
     Well: at least half of single path's gain over the untrained policy. No gait: a final reward
-    per time step below 1, which is standing still.
+    per time step below 1, which is standing still, where single path's is above.
     """
 
     def of_task(task):
         final = results.final(task, "natural_gradient").mean()
+        reference = results.final(task, "single_path").mean()
         if task in ("hopper", "walker"):
-            return Verdict(f"{final:.3g}", HOLDS if final < 1 else FAILS)
+            text = f"{final:.3g}, single path {reference:.3g}"
+            walks = FAILS if final >= 1 else HOLDS if reference >= 1 else UNKNOWN
+            return Verdict(text, walks)
         untrained = results.untrained(task)
-        gain = (final - untrained) / (results.final(task, "single_path").mean() - untrained)
+        gain = (final - untrained) / (reference - untrained)
         return Verdict(f"{gain:.2f} of single path's gain", HOLDS if gain >= 0.5 else FAILS)
 
-    return _by_task(configs.FIGURE4, of_task)
+    return _each(configs.FIGURE4, of_task)
 
 
 def search_does_poorly_on_large_problems(results: Results) -> Verdict:
@@ -205,7 +213,7 @@ def search_does_poorly_on_large_problems(results: Results) -> Verdict:
             judgments.append(HOLDS if high < 0 else FAILS if low > 0 else UNKNOWN)
         return Verdict(", ".join(texts), _all(judgments))
 
-    return _by_task(("swimmer", "hopper", "walker"), of_task)
+    return _each(("swimmer", "hopper", "walker"), of_task)
 
 
 def max_kl_is_slower(results: Results) -> Verdict:
@@ -220,9 +228,7 @@ def max_kl_is_slower(results: Results) -> Verdict:
         results.final("cartpole", "max_kl"), results.final("cartpole", "single_path")
     )
     slower = HOLDS if speed[1] < 0 else FAILS if speed[0] > 0 else UNKNOWN
-    inside = final[0] > -SIMILAR and final[1] < SIMILAR
-    outside = final[0] > SIMILAR or final[1] < -SIMILAR
-    similar = HOLDS if inside else FAILS if outside else UNKNOWN
+    similar = _judge_range(*final, -SIMILAR, SIMILAR)
     text = f"speed {speed[0]:+.0%} to {speed[1]:+.0%}, final {final[0]:+.0%} to {final[1]:+.0%}"
     return Verdict(text, _all([slower, similar]))
 
@@ -232,49 +238,68 @@ def empirical_fisher_is_as_fast(results: Results) -> Verdict:
 
     Learning speeds within a fifth, on cart-pole and swimmer.
     """
-    tasks = ("cartpole", "swimmer")
-    return _similar_speeds(results, [(task, "empirical_fim", "single_path") for task in tasks])
+
+    def of_task(task):
+        speeds = (results.speed(task, name) for name in ("empirical_fim", "single_path"))
+        low, high = _relative_difference(*speeds)
+        text = f"relative speed {low:+.0%} to {high:+.0%}"
+        return Verdict(text, _judge_range(low, high, -SIMILAR, SIMILAR))
+
+    return _each(configs.BESIDE_TASKS, of_task)
 
 
 def line_search_prevents_catastrophes(results: Results) -> Verdict:
     """C6: without the line search, updates occasionally degrade performance catastrophically.
 
-    Counts iterations that lose at least half of the best gain so far over the untrained policy.
-    Holds if there are some without the line search, and more than with it.
+    Counts iterations in which a run loses at least half of its best gain so far over the
+    untrained policy. Holds where runs without the line search have more of them, by the interval
+    of the difference of the counts a run.
     """
-    counts, runs = {}, {}
-    for name in ("truncated_natural_gradient", "single_path"):
-        counts[name] = runs[name] = 0
-        for task in configs.BESIDE_TASKS:
-            curves = figure4.curves(results.runs(task, name)) - results.untrained(task)
-            counts[name] += sum(map(_catastrophes, curves))
-            runs[name] += len(curves)
-    without, reference = (
-        counts[n] / runs[n] for n in ("truncated_natural_gradient", "single_path")
-    )
-    verdict = HOLDS if without > 0 and without > reference else FAILS
-    return Verdict(f"a run: {without:.2g} without line search, {reference:.2g} with it", verdict)
+
+    def of_task(task):
+        counts = []
+        for name in ("truncated_natural_gradient", "single_path"):
+            gains = figure4.curves(results.runs(task, name)) - results.untrained(task)
+            counts.append(np.array([_catastrophes(curve) for curve in gains], float))
+        low, high = _difference(*counts)
+        text = f"{counts[0].mean():.2g} a run without, {counts[1].mean():.2g} with"
+        text += f", difference {low:+.2g} to {high:+.2g}"
+        return Verdict(text, HOLDS if low > 0 else FAILS if high <= 0 else UNKNOWN)
+
+    verdict = _each(configs.BESIDE_TASKS, of_task)
+    # "Occasionally": one task that shows it is enough.
+    shown = [of_task(task).verdict for task in configs.BESIDE_TASKS]
+    return Verdict(verdict.estimate, HOLDS if HOLDS in shown else _all(shown))
 
 
 def _catastrophes(gains: np.ndarray) -> int:
     """Returns how often a curve of gains, [I], falls at once by half of its best so far.
 
-    A best within the scatter of the first tenth is no gain to lose.
+    A best that the scatter of the curve, three standard deviations, may have made is none to
+    lose. Second differences are free of a trend, and their median of single falls.
     """
     best = np.fmax.accumulate(gains)
-    noise = 3 * np.nanstd(np.diff(gains[: max(3, len(gains) // 10)]))
+    scatter = np.nanmedian(np.abs(np.diff(gains, 2))) / 0.6745 / np.sqrt(6)
     falls = gains[:-1] - gains[1:]
-    return int(np.sum((falls >= CATASTROPHE * best[:-1]) & (falls > noise)))
+    return int(np.sum((falls >= CATASTROPHE * best[:-1]) & (best[:-1] > 3 * scatter)))
 
 
 def subsampling_costs_nothing(results: Results) -> Verdict:
     """C7: 10% of the data for the Fisher-vector product, and k = 10, cost no learning speed.
 
-    Learning speeds with all of the data, and with k = 20, within a fifth of single path's.
+    Holds where neither all of the data nor k = 20 learns faster by a fifth or more.
     """
-    variants = ("fisher_1.0", "cg_20")
-    pairs = [(task, v, "single_path") for task in configs.BESIDE_TASKS for v in variants]
-    return _similar_speeds(results, pairs)
+
+    def of_pair(pair):
+        task, _, variant = pair.partition(" ")
+        low, high = _relative_difference(
+            results.speed(task, variant), results.speed(task, "single_path")
+        )
+        text = f"relative speed {low:+.0%} to {high:+.0%}"
+        return Verdict(text, HOLDS if high < SIMILAR else FAILS if low > SIMILAR else UNKNOWN)
+
+    pairs = [f"{task} {v}" for task in configs.BESIDE_TASKS for v in ("fisher_1.0", "cg_20")]
+    return _each(pairs, of_pair)
 
 
 def penalty_makes_steps_tiny(results: Results) -> Verdict:

@@ -54,14 +54,19 @@ class _Broken(cartpole.CartPole):
         return base.Step(step.states, rewards, step.terminated, step.truncated)
 
 
-def test_a_diverged_candidate_is_the_worst():
-    environment = _Broken()
+def test_a_diverged_candidate_is_the_worst(monkeypatch):
+    environment, told = _Broken(), []
     environment.rows = slice(0, 1)
     trainer = black_box.Trainer(TINY, environment)
+    tell = type(trainer._search).tell
+    monkeypatch.setattr(
+        type(trainer._search), "tell", lambda *args: told.append(args[-1]) or tell(*args)
+    )
     state, row = trainer.iterate(trainer.initial_state())
     assert row["outcome"] == "accepted"
     assert np.isfinite(state.theta).all()
-    assert np.isfinite(row["return_mean"])
+    assert told[0][0] == told[0].min() == row["return_min"]
+    assert row["return_mean"] == pytest.approx(told[0][1:].mean())
 
 
 def test_nothing_is_learned_where_all_diverge():
@@ -104,3 +109,14 @@ def test_the_middle_of_the_search_gets_better(algorithm):
 def test_what_does_not_go_together_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(TINY, **changes)
+
+
+def test_the_search_is_told_what_it_asked_for(monkeypatch):
+    """Not float32 copies, which CMA-ES would take for somebody else's candidates."""
+    trainer = black_box.Trainer(dataclasses.replace(TINY, algorithm="cma"))
+    search, seen = type(trainer._search), []
+    ask, tell = search.ask, search.tell
+    monkeypatch.setattr(search, "ask", lambda *a: seen.append(ask(*a)) or seen[-1])
+    monkeypatch.setattr(search, "tell", lambda *a: seen.append(a[2]) or tell(*a))
+    trainer.iterate(trainer.initial_state())
+    assert seen[1] is seen[0][0]

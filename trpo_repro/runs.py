@@ -62,7 +62,7 @@ def run(config: Config, directory: pathlib.Path, *, resume: bool) -> training.St
     checkpoints = directory / "checkpoints"
     state = None
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_signals(signal.default_int_handler))
+        stack.enter_context(stop_signals(signal.default_int_handler))
         try:
             trainer, state = _start(config, directory, resume=resume)
             stack.callback(trainer.close)
@@ -78,6 +78,8 @@ def run(config: Config, directory: pathlib.Path, *, resume: bool) -> training.St
             )
             stack.callback(progress.close)
             for after, row in training.iterations(trainer, state):
+                if after.iteration == config.iterations:
+                    save_policy(directory / "policy.npz", trainer.policy, after)
                 writer.write(row)
                 state = after
                 checkpoint.save(checkpoints, state.iteration, state.to_arrays())
@@ -87,25 +89,26 @@ def run(config: Config, directory: pathlib.Path, *, resume: bool) -> training.St
                 )
                 progress.update()
         except KeyboardInterrupt:
-            with _signals(signal.SIG_IGN):
+            with stop_signals(signal.SIG_IGN):
                 if state is not None:
                     checkpoint.save(checkpoints, state.iteration, state.to_arrays())
                 done = state.iteration if state else "no"
                 message = f"stopped; {done} iterations saved; go on with --resume"
                 tqdm.tqdm.write(message, file=sys.stderr)
-    if state is not None and state.iteration >= config.iterations:
-        save_policy(directory / "policy.npz", trainer.policy, state.theta)
     return state
 
 
-def save_policy(path: pathlib.Path, policy: policy_lib.Policy, theta: np.ndarray) -> None:
-    """Writes θ with the paths and shapes of the variables that it is made of."""
+def save_policy(path: pathlib.Path, policy: policy_lib.Policy, state: training.State) -> None:
+    """Replaces a file by θ, with its iteration and its variables' paths and shapes."""
+    temporary = path.with_name("new_" + path.name)
     shapes = [json.dumps(shape) for shape in policy.network.shapes]
-    np.savez(path, theta=theta, paths=policy.network.paths, shapes=shapes)
+    paths = policy.network.paths
+    np.savez(temporary, theta=state.theta, iteration=state.iteration, paths=paths, shapes=shapes)
+    temporary.replace(path)
 
 
-def load_policy(path: pathlib.Path, policy: policy_lib.Policy) -> np.ndarray:
-    """Returns the θ, [P], that `save_policy` wrote.
+def load_policy(path: pathlib.Path, policy: policy_lib.Policy) -> tuple[np.ndarray, int]:
+    """Returns the θ, [P], that `save_policy` wrote, and its iteration.
 
     Raises:
       ValueError: it is of another network.
@@ -114,7 +117,7 @@ def load_policy(path: pathlib.Path, policy: policy_lib.Policy) -> np.ndarray:
         shapes = [tuple(json.loads(shape)) for shape in archive["shapes"]]
         if (archive["paths"].tolist(), shapes) != (policy.network.paths, policy.network.shapes):
             raise ValueError(f"{path} holds the parameters of another network")
-        return archive["theta"]
+        return archive["theta"], int(archive["iteration"])
 
 
 def _start(
@@ -158,7 +161,7 @@ def _start(
 
 
 @contextlib.contextmanager
-def _signals(handler) -> Iterator[None]:
+def stop_signals(handler) -> Iterator[None]:
     """Handles SIGINT and SIGTERM with `handler`; other threads than the main cannot and do not."""
     if threading.current_thread() is not threading.main_thread():
         yield

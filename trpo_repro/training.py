@@ -115,10 +115,6 @@ class Trainer:
         self.config = config
         self.environment = environment or make_environment(config)
         self.policy = make_policy(config, self.environment)
-        self._workers: workers.Workers = workers.InProcess(self.environment, self.policy)
-        if config.workers:
-            build = functools.partial(_build, config)
-            self._workers = workers.RayWorkers(build, config.workers, config.ray_address)
         self._reward = np.sign if config.clip_rewards else np.asarray
         self.baseline = _make_baseline(config, self.environment.observation_space.shape[0])
         surrogate: surrogates.Surrogate = surrogates.ImportanceSampled()
@@ -141,6 +137,12 @@ class Trainer:
                 stacked_frames=self.environment.frame_stack > 1,
                 chunk_rows=PIXEL_CHUNK_ROWS if pixels else chunks.CHUNK_ROWS,
             )
+        self._workers: workers.Workers = workers.InProcess(self.environment, self.policy)
+        if config.workers:
+            if environment is not None:
+                raise ValueError("workers make their own environments: workers must be 0 with one")
+            build = functools.partial(_build, config)
+            self._workers = workers.RayWorkers(build, config.workers, config.ray_address)
 
     def close(self) -> None:
         """Ends the sampling workers."""

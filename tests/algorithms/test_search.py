@@ -87,3 +87,12 @@ def test_states_are_values(method, tmp_path):
         again, _ = method.ask(checkpoint.load_latest(tmp_path), np.random.default_rng(i))
         np.testing.assert_array_equal(candidates, again)
         state = method.tell(asked, candidates, _sphere(candidates))
+
+
+def test_cma_recognizes_its_candidates(recwarn):
+    """Its step size adaptation complains of candidates that are not those it asked for."""
+    state = CMA.initial_state(np.zeros(30))
+    for i in range(10):
+        candidates, state = CMA.ask(state, np.random.default_rng(i))
+        state = CMA.tell(state, candidates, _sphere(candidates))
+    assert not list(recwarn)

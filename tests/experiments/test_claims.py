@@ -1,6 +1,7 @@
 """Verdicts follow the data, both ways, and none comes from missing data."""
 
 import csv
+import dataclasses
 import json
 
 import numpy as np
@@ -99,13 +100,13 @@ def _world(results, *, seeds=5, missing=(), finals=None, slow=(), falls=("trunca
     Args:
       results: directory.
       seeds: of each setting.
-      missing: tasks without runs.
+      missing: tasks and settings without runs.
       finals: (task, algorithm) → final value, in place of WORLD's.
       slow: algorithms that need all of the iterations, besides max KL.
       falls: beginnings of the names of algorithms that lose all gain in one update.
     """
     for run in figure4.planned("reduced", results):
-        if run.config.seed > seeds or run.task in missing:
+        if run.config.seed > seeds or run.task in missing or run.setting in missing:
             continue
         task = WORLD[run.task]
         final = (finals or {}).get((run.task, run.algorithm), task.get(run.algorithm))
@@ -114,6 +115,7 @@ def _world(results, *, seeds=5, missing=(), finals=None, slow=(), falls=("trunca
         rise = count if run.algorithm in ("max_kl", *slow) else count // 2
         curve = np.minimum(np.arange(count) / (0.85 * rise), 1) * final
         curve *= 1 + 0.01 * run.config.seed
+        curve += 0.002 * final * np.random.default_rng(run.config.seed).standard_normal(count)
         if run.algorithm.startswith(tuple(falls)):
             curve[count // 2] = 0
         if task is WORLD["cartpole"]:
@@ -125,6 +127,8 @@ def _write_curve(run, curve):
     columns = ["iteration", "env_steps", "reward_per_step"]
     rows = [dict(zip(columns, (i + 1, i + 1, y), strict=True)) for i, y in enumerate(curve)]
     _write(run.directory / "metrics.csv", columns, rows)
+    record = {"config": dataclasses.asdict(run.config), "sessions": []}
+    (run.directory / "config.json").write_text(json.dumps(record))
 
 
 LEARNING = ("C1", "C2", "C3", "C4", "C5", "C6", "C7")
@@ -151,11 +155,39 @@ def test_a_world_where_every_claim_holds(tmp_path):
         ("C6", {"falls": ("nothing",)}),
         ("C6", {"falls": ("truncated", "single_path")}),
         ("C7", {"finals": {("swimmer", "cg_20"): 0.2}}),
+        ("C7", {"finals": {("swimmer", "cg_20"): 0.2}, "missing": ("fisher_1.0",)}),
     ],
 )
 def test_each_claim_can_fail(tmp_path, claim, changes):
     _world(tmp_path, **changes)
     assert _judge(tmp_path)[claim].verdict == claims.FAILS
+
+
+def test_an_expensive_variant_that_is_slower_is_no_failure(tmp_path):
+    """C7 says that the cheap setting costs nothing."""
+    _world(tmp_path, finals={("swimmer", "cg_20"): 0.05, ("swimmer", "fisher_1.0"): 0.05})
+    assert _judge(tmp_path)["C7"].verdict == claims.HOLDS
+
+
+def test_an_incomplete_sweep_is_no_verdict(tmp_path):
+    _world(tmp_path, missing=("natural_gradient_3",))
+    for name in ("C1", "C2"):
+        verdict = _judge(tmp_path)[name]
+        assert verdict.verdict == claims.UNKNOWN
+        assert "0 seeds of hopper/natural_gradient_3" in verdict.estimate
+
+
+def test_no_gait_of_natural_gradient_says_nothing_where_trpo_has_none(tmp_path):
+    finals = {(task, name): 0.5 for task in ("hopper", "walker") for name in WORLD[task]}
+    _world(tmp_path, finals=finals)
+    assert _judge(tmp_path)["C2"].verdict == claims.UNKNOWN
+
+
+def test_scattered_marks_are_no_verdict(tmp_path):
+    """Cart-pole's seeds lie around the mark: neither solved nor not."""
+    _world(tmp_path, finals={("cartpole", "single_path"): 8.75})
+    verdicts = _judge(tmp_path)
+    assert verdicts["C1"].verdict == claims.UNKNOWN
 
 
 def test_too_few_seeds_are_no_verdict(tmp_path):

@@ -88,7 +88,7 @@ def test_smaller_batches_have_a_directory_of_their_own():
         ([], "give at least one of --list, --run and --plot"),
         (["--list", "--only=nothing*"], "--only=nothing* matches no run"),
         (["--list", "--budget=huge"], "--budget"),
-        (["--run", "--workers=0"], "--workers"),
+        (["--run", "--workers=0"], "workers=0 is not allowed: must be at least 1"),
     ],
 )
 def test_bad_input_is_one_line(arguments, message):
@@ -152,6 +152,8 @@ def write_run(run, rewards):
     rows = ["iteration,env_steps,reward_per_step"]
     rows += [f"{i + 1},{1000 * (i + 1)},{reward}" for i, reward in enumerate(rewards)]
     (run.directory / "metrics.csv").write_text("\n".join(rows) + "\n")
+    record = {"config": dataclasses.asdict(run.config), "sessions": []}
+    (run.directory / "config.json").write_text(json.dumps(record))
 
 
 def test_the_best_of_a_sweep_by_final_performance_is_drawn(tmp_path):

@@ -1,10 +1,16 @@
 """Policies: the paper's parameter counts, and what depends on what."""
 
+import math
+
+import gymnasium
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from experiments import configs
 from trpo_repro import environments
+from trpo_repro.optimization import curvature
 from trpo_repro.policies import normalization
 from trpo_repro.policies import policy as policy_lib
 
@@ -80,3 +86,81 @@ def test_normalizer_statistics_are_numpys():
     normalized = normalizer(data)
     np.testing.assert_allclose(normalized.std(axis=0), 1.0, rtol=1e-2)  # 1e-8 beside 5e-5
     assert np.abs(normalizer(data + 1e6)).max() == 10.0
+
+
+def _convolutional(shape=(4, 52, 40)):
+    return policy_lib.convolutional_policy(
+        gymnasium.spaces.Box(0, 255, shape, np.uint8),
+        gymnasium.spaces.MultiDiscrete([3, 3, 2]),
+        seed=0,
+        output_scale=1.0,
+    )
+
+
+def test_the_papers_network_has_33500_parameters():
+    """1040 + 4112 in two convolutions, 28,180 + 168 in two layers (Sec. 8.2, Table 3)."""
+    policy = _convolutional()
+    assert policy.network.size == 33_500
+    sizes = dict(zip(policy.network.paths, map(math.prod, policy.network.shapes), strict=True))
+    assert sizes["convolution_0/kernel"] + sizes["convolution_0/bias"] == 1040
+    assert sizes["convolution_1/kernel"] + sizes["convolution_1/bias"] == 4112
+
+
+def test_convolutions_see_the_frames_as_channels_of_numbers_up_to_1():
+    """The first unit of the first layer by hand, as sums over a 4 × 4 patch of four frames."""
+    policy = _convolutional()
+    frames = np.random.default_rng(0).integers(256, size=(1, 4, 52, 40)).astype(np.uint8)
+    theta = tf.constant(policy.network.initial_parameters())
+    weights = dict(zip(policy.network.paths, policy.network.unflatten(theta), strict=True))
+    kernel = weights["convolution_0/kernel"].numpy()  # [4, 4, frame, filter]
+    patch = frames[0, :, 2:6, 4:8] / 255  # of output row 1, column 2
+    expected = np.tanh(np.einsum("fhw,hwfo->o", patch, kernel))
+    model = policy.network._model
+    first = keras.Model(model.inputs, model.get_layer("convolution_0").output)
+    np.testing.assert_allclose(first(frames)[0, 1, 2], expected, atol=1e-6)
+
+
+def test_fisher_products_through_convolutions_equal_the_dense_matrix():
+    """JᵀMJ of three small screens, with J by reverse mode, against the accumulator's products."""
+    policy = _convolutional((4, 14, 12))
+    theta = tf.constant(policy.network.initial_parameters())
+    frames = np.random.default_rng(0).integers(256, size=(3, 4, 14, 12)).astype(np.uint8)
+    with tf.GradientTape() as tape:
+        tape.watch(theta)
+        logits = policy.network(theta, tf.constant(frames))
+    jacobian = tape.jacobian(logits, theta).numpy().astype(np.float64)
+    fisher = np.zeros((8, 8))
+    vector = np.random.default_rng(1).standard_normal(policy.network.size).astype(np.float32)
+    expected = np.zeros(policy.network.size)
+    for row, outputs in zip(jacobian, logits.numpy(), strict=True):
+        start = 0
+        for size in (3, 3, 2):
+            part = slice(start, start + size)
+            p = np.exp(outputs[part]) / np.exp(outputs[part]).sum()
+            fisher[part, part] = np.diag(p) - np.outer(p, p)
+            start += size
+        expected += row.T @ (fisher @ (row @ vector))
+    product = curvature.fisher_vector_product(
+        lambda t: policy.network(t, tf.constant(frames)),
+        policy.family.fisher_product,
+        theta,
+        tf.constant(vector),
+    )
+    # Float32 sums over 5,000 parameters: 1e-5 of the largest entry.
+    np.testing.assert_allclose(product, expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_a_populations_actions_are_those_of_its_policies():
+    """Rows that left change nothing for the others, however few are left."""
+    policy = _policy("hopper")
+    generator = np.random.default_rng(0)
+    thetas = generator.standard_normal((9, policy.network.size)).astype(np.float32)
+    act = policy.population_actor(thetas)
+    for rows in (np.arange(9), np.array([0, 2, 3, 5, 6, 8]), np.array([2, 5, 8]), np.array([5])):
+        seen = generator.standard_normal((len(rows), *policy.observation_shape)).astype(np.float32)
+        noise = policy.family.draw_noise(generator, (len(rows),))
+        expected = [
+            policy.sample(thetas[row], seen[i : i + 1], noise[i : i + 1])[0]
+            for i, row in enumerate(rows)
+        ]
+        np.testing.assert_allclose(act(rows, seen, noise), expected, rtol=1e-5, atol=1e-6)

@@ -76,12 +76,13 @@ def test_any_number_of_workers_gives_the_same_bits(tmp_path, config):
         _assert_equal(ends[0], other)
 
 
-def test_in_process_is_the_same_on_one_thread(tmp_path):
-    """Physics and rewards do not know where they run; the policy's sums are the same on this
-    network whatever the threads."""
+@pytest.mark.parametrize("config", [TINY, HOPPER], ids=["pong", "hopper"])
+def test_in_process_is_the_same(tmp_path, config):
+    """Physics and rewards do not know where they run; the policies' sums are the same on these
+    networks whatever the threads."""
     _assert_equal(
-        _final(HOPPER, tmp_path / "here"),
-        _final(dataclasses.replace(HOPPER, workers=2), tmp_path / "there"),
+        _final(config, tmp_path / "here"),
+        _final(dataclasses.replace(config, workers=2), tmp_path / "there"),
     )
 
 

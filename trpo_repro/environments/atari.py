@@ -172,6 +172,8 @@ class Atari(base.Environment):
                     terminated[i] = True
                     break
             emulator.getScreenGrayscale(second)
+            if k < FRAME_SKIP - 2:  # the game ended before the first of the two
+                first[:] = second
             np.maximum(first, second, out=first)
             frames[i, -1] = self._resize(first)
             after[i] = self._held[slot] = emulator.cloneState(include_rng=True)

@@ -1,0 +1,106 @@
+"""Atari's script on a real ROM with tiny settings: runs, figures, tables."""
+
+import csv
+import dataclasses
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from absl import flags
+
+from experiments import atari, configs
+from trpo_repro import runs, training
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _parsed():
+    flags.FLAGS.mark_as_parsed()
+
+
+def _script(*arguments):
+    command = [sys.executable, "experiments/atari.py", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_the_smoke_budget_end_to_end(tmp_path):
+    arguments = ("--budget=smoke", f"--out={tmp_path}", "--run", "--plot")
+    result = _script(*arguments)
+    assert result.returncode == 0, result.stderr[-2000:]
+    for x in ("iteration", "env_steps"):
+        assert (tmp_path / f"figure5_{x}.png").read_bytes().startswith(b"\x89PNG")
+    with (tmp_path / "table1.csv").open() as file:
+        table = list(csv.DictReader(file))
+    (ours,) = [
+        row
+        for row in table
+        if row["row"] == "ours, single path" and row["score"].startswith("30 episodes")
+    ]
+    assert ours["budget"] == "2 iterations, 0.00016M decisions, seed 1"
+    record = json.loads((tmp_path / "pong/single_path/seed_1/evaluation.json").read_text())
+    assert len(record["scores"]) == 30
+    assert float(ours["pong"]) == round(np.mean(record["scores"]), 1)
+    assert -21 <= float(ours["pong"]) < -15  # two iterations teach nothing
+    assert (tmp_path / "pong/single_path/seed_1/policy.npz").stat().st_size < 2**20
+    assert "2 of 2 runs are done" in _script(*arguments).stdout
+
+
+def test_published_rows_are_the_papers(tmp_path):
+    rows = {row["row"]: row for row in atari.published(ROOT / "results/published_baselines.csv")}
+    assert rows["paper, single path"]["pong"] == 20.9
+    assert rows["paper, vine"]["qbert"] == 7732.5
+    assert rows["OpenAI baselines TRPO"]["enduro"] == pytest.approx(24.8, abs=0.05)
+    for row in rows.values():
+        assert set(configs.GAMES) <= set(row)
+
+
+def test_human_normalization():
+    rows = [
+        {"row": "random", "pong": -20.0},
+        {"row": "human", "pong": 0.0},
+        {"row": "mine", "budget": "b", "score": "s", "pong": -15.0},
+    ]
+    assert atari.normalized(rows[2], rows)["pong"] == 25.0
+
+
+def test_the_paper_budget_is_table_3():
+    by_name = {run.name: run.config for run in atari.planned("paper", pathlib.Path())}
+    assert len(by_name) == 14
+    single, vine = by_name["enduro/single_path/seed_1"], by_name["enduro/vine/seed_1"]
+    assert (single.iterations, single.steps_per_iteration) == (500, 100_000)
+    branches = vine.rollout_states * vine.rollouts_per_state * vine.rollout_length
+    assert branches + vine.trunks * vine.path_length == 400_000
+    assert vine.proposal == "uniform"
+    assert single.kl_limit == vine.kl_limit == 0.01
+
+
+def test_a_policy_file_of_another_network_is_refused(tmp_path):
+    small, other = (
+        training.make_policy(config, training.make_environment(config))
+        for config in (configs.preset("paper", name) for name in ("cartpole", "swimmer"))
+    )
+    state = training.Trainer(configs.preset("paper", "cartpole")).initial_state()
+    runs.save_policy(tmp_path / "policy.npz", small, dataclasses.replace(state, iteration=7))
+    theta, iteration = runs.load_policy(tmp_path / "policy.npz", small)
+    np.testing.assert_array_equal(theta, state.theta)
+    assert iteration == 7
+    with pytest.raises(ValueError, match="another network"):
+        runs.load_policy(tmp_path / "policy.npz", other)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--plot", "--budget=paper", "--out=nowhere"], "no run of the budget is in nowhere"),
+        (["--list", "--only=chess*"], "--only=chess* matches no run"),
+    ],
+)
+def test_bad_input_is_one_line(arguments, message):
+    result = _script(*arguments)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
