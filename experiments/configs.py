@@ -120,8 +120,8 @@ ALGORITHMS: dict[str, Algorithm] = {
     ),
     "max_kl": Algorithm("max KL", {"algorithm": "max_kl"}),
     "empirical_fim": Algorithm("empirical FIM", {"algorithm": "empirical_fim"}),
-    "cem": Algorithm("CEM", {"algorithm": "cem"}, ("search_deviation", (0.3, 1.0, 3.0))),
-    "cma": Algorithm("CMA", {"algorithm": "cma"}, ("search_deviation", (0.3, 1.0, 3.0))),
+    "cem": Algorithm("CEM", {"algorithm": "cem"}, ("search_deviation", (0.3, 1.0, 3.0, 10.0))),
+    "cma": Algorithm("CMA", {"algorithm": "cma"}, ("search_deviation", (0.1, 0.3, 1.0, 3.0, 10.0))),
     "rwr": Algorithm("RWR", {"algorithm": "rwr"}, ("temperature", (0.3, 1.0, 3.0))),
     # Beside Figure 4: Sec. 7's REPS, and TRPO with one part changed, for claims C6 and C7.
     "reps": Algorithm("REPS", {"algorithm": "reps"}),

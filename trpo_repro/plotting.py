@@ -102,7 +102,8 @@ def learning_curves(
         if groups:
             axes.legend(loc="best", fontsize="small", frameon=False)
         else:
-            axes.text(0.5, 0.5, "no runs yet", ha="center", transform=axes.transAxes)
+            axes.set_axis_off()
+            axes.text(0.5, 0.5, "no finished runs yet", ha="center", transform=axes.transAxes)
     for axes in grid.flat[len(panels) :]:
         axes.remove()
     if any(len(runs) > 1 for groups in panels.values() for runs in groups.values()):
