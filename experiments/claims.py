@@ -20,8 +20,8 @@ import numpy as np
 from absl import flags
 from scipy import stats
 
-from experiments import batch, cli, configs, figure4
-from trpo_repro import checkpoint, plotting
+from experiments import atari, batch, cli, configs, figure4
+from trpo_repro import checkpoint, metrics, plotting
 
 RESULTS = flags.DEFINE_string("results", "results", "Directory of results; claims.md goes there.")
 
@@ -37,6 +37,7 @@ class Verdict(NamedTuple):
 
 
 MIN_SEEDS = 3
+PUBLISHED = "published_baselines.csv"
 # Reward per time step from which a task counts as solved: nine tenths of cart-pole's 10, and more
 # than standing still in hopper and walker. Swimmer has no such mark: better than untrained.
 SOLVED = {"cartpole": 9.0, "hopper": 1.0, "walker": 1.0}
@@ -375,6 +376,30 @@ def theory_holds(results: Results) -> Verdict:
     return Verdict(f"least change of η {least:.1e}; largest violation {worst:.1e}", verdict)
 
 
+def one_setting_plays_all_games(results: Results) -> Verdict:
+    """C12: one method, one set of hyper-parameters, reaches reasonable scores on seven Atari games.
+
+    Reasonable: single path's score after the paper's 500 iterations is at least half of the way
+    from random play to the score that the paper reports for it, in every game.
+    """
+    published = {row["row"]: row for row in atari.published(results.directory / PUBLISHED)}
+    runs = {
+        run.task: run
+        for run in atari.planned("paper", results.directory / "atari", "*/single_path/*")
+    }
+
+    def of_game(game):
+        if not runs[game].done:
+            done, planned = runs[game].iterations, runs[game].config.iterations
+            raise NotEnoughDataError(f"{done} of {planned} iterations")
+        table = metrics.read(runs[game].directory / "metrics.csv")
+        random, paper = (published[row][game] for row in ("random", "paper, single path"))
+        share = (table["return_recent"][-1] - random) / (paper - random)
+        return Verdict(f"{share:.0%} of the paper's gain", HOLDS if share >= 0.5 else FAILS)
+
+    return _each(configs.GAMES, of_game)
+
+
 CLAIMS: dict[str, Callable[[Results], Verdict]] = {
     "C1": trpo_is_best,
     "C2": natural_gradient_lacks_gaits,
@@ -387,6 +412,7 @@ CLAIMS: dict[str, Callable[[Results], Verdict]] = {
     "C9": common_numbers_cut_variance,
     "C10": vine_has_less_variance,
     "C11": theory_holds,
+    "C12": one_setting_plays_all_games,
 }
 
 

@@ -334,3 +334,22 @@ def test_gae_preset_learns_to_hop():
     trainer = training.Trainer(config)
     *_, (_, row) = training.iterations(trainer, trainer.initial_state())
     assert row["return_recent"] > 1500
+
+
+@pytest.mark.parametrize("sampler", [TINY, VINE], ids=["single path", "vine"])
+def test_clipped_rewards_change_learning_and_no_score(sampler):
+    rows = {}
+    for clip in (False, True):
+        trainer = training.Trainer(dataclasses.replace(sampler, clip_rewards=clip))
+        state, rows[clip] = trainer.iterate(trainer.initial_state())
+        rows[clip]["theta"] = state.theta
+    for name in ("return_mean", "reward_mean", "episodes"):
+        assert rows[False][name] == rows[True][name]
+    assert (rows[False]["theta"] != rows[True]["theta"]).any()
+
+
+def test_no_cluster_at_the_address_is_one_line(tmp_path):
+    absent = dataclasses.replace(TINY, workers=1, ray_address="127.0.0.1:1")
+    with pytest.raises(ValueError, match=r"ray_address=127\.0\.0\.1:1: no Ray cluster"):
+        runs.run(absent, tmp_path / "run", resume=False)
+    assert not (tmp_path / "run").exists()

@@ -3,11 +3,15 @@
 import csv
 import dataclasses
 import json
+import pathlib
+import shutil
 
 import numpy as np
 import pytest
 
-from experiments import claims, common_random_numbers, configs, figure4, surrogate_variance
+from experiments import atari, claims, common_random_numbers, configs, figure4, surrogate_variance
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
 
 
 def _write(path, columns, rows):
@@ -38,7 +42,8 @@ def _judge(results):
 def test_no_data_no_verdict(tmp_path):
     for verdict in _judge(tmp_path).values():
         assert verdict.verdict == claims.UNKNOWN
-        assert "is missing" in verdict.estimate or "0 seeds of" in verdict.estimate
+        words = ("is missing", "0 seeds of", "0 of 500 iterations")
+        assert any(word in verdict.estimate for word in words)
 
 
 @pytest.mark.parametrize(
@@ -207,3 +212,21 @@ def test_missing_tasks_leave_failures_and_no_success(tmp_path):
     other = tmp_path / "other"
     _world(other, missing=("hopper", "walker"), finals={("swimmer", "vine"): -0.1})
     assert _judge(other)["C1"].verdict == claims.FAILS
+
+
+@pytest.mark.parametrize(
+    ("share", "games", "verdict"),
+    [(0.6, 7, claims.HOLDS), (0.4, 7, claims.FAILS), (0.6, 6, claims.UNKNOWN)],
+)
+def test_atari_claim(tmp_path, share, games, verdict):
+    shutil.copy(ROOT / "results" / claims.PUBLISHED, tmp_path)
+    rows = {row["row"]: row for row in atari.published(tmp_path / claims.PUBLISHED)}
+    runs = atari.planned("paper", tmp_path / "atari", "*/single_path/*")
+    for run in runs[:games]:
+        random, paper = (rows[name][run.task] for name in ("random", "paper, single path"))
+        score = random + share * (paper - random)
+        table = [{"iteration": i + 1, "return_recent": score} for i in range(500)]
+        _write(run.directory / "metrics.csv", ["iteration", "return_recent"], table)
+        record = {"config": dataclasses.asdict(run.config), "sessions": []}
+        (run.directory / "config.json").write_text(json.dumps(record))
+    assert _judge(tmp_path)["C12"].verdict == verdict

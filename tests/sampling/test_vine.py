@@ -224,3 +224,15 @@ def test_what_vine_cannot_do_is_one_line():
         vine.sample_vine(*_setting(Forgetful()), Key(0), **SIZES)
     with pytest.raises(ValueError, match="rollout_states=121 is not allowed: the trunks have 120"):
         vine.sample_vine(*_setting(), Key(0), **{**SIZES, "rollout_states": 121})
+
+
+def test_q_values_of_transformed_rewards():
+    """Of signs of cart-pole's positive rewards: the discounted number of steps, in closed form
+    for branches that do not fall."""
+    environment, policy, theta = _setting()
+    states = environment.initial(6, np.random.default_rng(0))
+    actions = np.zeros((6, 2, 1), np.float32)
+    arguments = (environment, policy, theta, Key(0), states, actions)
+    values, steps = vine.branch_values(*arguments, length=5, discount=0.9, reward=np.sign)
+    assert steps == 6 * 2 * 5
+    np.testing.assert_allclose(values, (1 - 0.9**5) / (1 - 0.9), rtol=1e-12)

@@ -2,7 +2,11 @@
 
 import dataclasses
 import os
+import pathlib
+import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -14,6 +18,7 @@ from experiments import configs
 from trpo_repro import metrics, runs, training
 from trpo_repro.sampling import workers
 
+ROOT = pathlib.Path(__file__).parent.parent.parent
 TINY = dataclasses.replace(
     configs.preset("paper", "pong"),
     seed=1,
@@ -151,4 +156,27 @@ def test_resume_on_another_number_of_workers(tmp_path):
     runs.run(dataclasses.replace(part, iterations=1), tmp_path / "part", resume=False)
     state = runs.run(dataclasses.replace(part, workers=2), tmp_path / "part", resume=True)
     assert isinstance(state, training.State)
+    np.testing.assert_array_equal(state.theta, whole[1]["theta"])
+
+
+@pytest.mark.parametrize("name", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_a_run_on_workers_and_it_goes_on(tmp_path, name):
+    """Ray has a handler of SIGTERM of its own, which must not end the run without a word."""
+    longer = dataclasses.replace(TINY, iterations=3)
+    whole = _final(dataclasses.replace(longer, workers=2), tmp_path / "whole")
+    arguments = ["--task=pong", "--seed=1", "--iterations=3", "--steps_per_iteration=160"]
+    arguments += ["--path_length=20", "--workers=2", f"--out={tmp_path / 'part'}"]
+    command = [sys.executable, "experiments/train.py", *arguments]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE)
+    rows = tmp_path / "part" / "metrics.csv"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if rows.exists() and len(rows.read_text().splitlines()) > 1:
+            break
+        time.sleep(0.05)
+    process.send_signal(name)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert re.search(rb"stopped; [012] iterations saved", errors)
+    state = runs.run(longer, tmp_path / "part", resume=True)
     np.testing.assert_array_equal(state.theta, whole[1]["theta"])

@@ -4,8 +4,12 @@ A task is a function of (environment, policy, θ) that is pure: it gives equal a
 however often it runs. So what a lost worker was doing is done again by another.
 """
 
+import contextlib
 import os
-from collections.abc import Callable, Sequence
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -57,7 +61,7 @@ class RayWorkers:
           address: of a running cluster; a local one is started when empty.
 
         Raises:
-          ConnectionError: there is no cluster at the address.
+          ValueError: there is no cluster at the address.
         """
         self._build = build
         self._started_ray = not ray.is_initialized()
@@ -67,7 +71,9 @@ class RayWorkers:
                 options["address"] = address
             else:
                 options |= {"num_cpus": count, "include_dashboard": False}
-            ray.init(**options)
+            _check_answers(address)
+            with _own_signals():
+                ray.init(**options)
         self._workers = [self._start() for _ in range(count)]
 
     def map(self, theta, tasks):
@@ -110,6 +116,26 @@ class RayWorkers:
 
     def _start(self):
         return _Worker.remote(self._build)  # type: ignore[attr-defined]
+
+
+def _check_answers(address: str) -> None:
+    """Raises ValueError if nothing listens at host:port; Ray would try for minutes."""
+    host, separator, port = address.rpartition(":")
+    if "/" in address or not (separator and port.isdigit()):
+        return  # none, or one of Ray's other forms
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        raise ValueError(f"ray_address={address}: no Ray cluster answers there") from error
+
+
+@contextlib.contextmanager
+def _own_signals() -> Iterator[None]:
+    """Keeps this process's handler of SIGTERM, which Ray replaces."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 @ray.remote(num_cpus=1)
