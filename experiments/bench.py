@@ -164,7 +164,7 @@ def _atari_config(game: str, **changes) -> config_lib.Config:
 def _atari_sampling(game: str) -> tuple[float, float]:
     """Returns decisions per second of single-path sampling with 2 workers, and of ALE's own
     vector environment with random actions and 2 threads, at the same resolution."""
-    config = _atari_config(game, steps_per_iteration=12_000, path_length=120)
+    config = _atari_config(game, steps_per_iteration=50_000, path_length=500)
     trainer = training.Trainer(config)
     state = trainer.initial_state()
     theirs = ale_py.AtariVectorEnv(

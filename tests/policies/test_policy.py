@@ -117,7 +117,7 @@ def test_convolutions_see_the_frames_as_channels_of_numbers_up_to_1():
     expected = np.tanh(np.einsum("fhw,hwfo->o", patch, kernel))
     model = policy.network._model
     first = keras.Model(model.inputs, model.get_layer("convolution_0").output)
-    np.testing.assert_allclose(first(frames)[0, 1, 2], expected, atol=1e-6)
+    np.testing.assert_allclose(first([frames])[0, 1, 2], expected, atol=1e-6)
 
 
 def test_fisher_products_through_convolutions_equal_the_dense_matrix():

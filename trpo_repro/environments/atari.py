@@ -40,7 +40,8 @@ class AtariStates(base.EnvironmentStates):
     """B states of a game.
 
     Attributes:
-      simulator: [B] ale_py.ALEState, the emulator.
+      simulator: [B] ale_py.ALEState, the emulator without its random number generator, whose
+        numbers decide nothing here: see `keys`.
       elapsed: [B] int64, decisions since the start of the episode.
       frames: [B, 4, H, W] uint8, the observation: what a restored emulator's screen has lost.
       buttons: [B] int64, the emulator's action in the last frame, which sticky actions repeat.
@@ -123,7 +124,7 @@ class Atari(base.Environment):
             self._actions = np.array([action.value for action in actions])
         height, width = emulator.getScreenDims()
         self._screens = np.empty((2, height, width), np.uint8)
-        self._start = emulator.cloneState(include_rng=True)
+        self._start = emulator.cloneState(include_rng=False)
         emulator.getScreenGrayscale(self._screens[0])
         self._start_frame = self._resize(self._screens[0])
 
@@ -143,7 +144,7 @@ class Atari(base.Environment):
             if count:
                 emulator.getScreenGrayscale(self._screens[0])
                 frame = self._resize(self._screens[0])
-            states.append(emulator.cloneState(include_rng=True))
+            states.append(emulator.cloneState(include_rng=False))
             frames.append(np.broadcast_to(frame, self.observation_space.shape))
         shape = (batch_size, *self.observation_space.shape)
         stacked = np.stack(frames) if frames else np.empty(shape, np.uint8)
@@ -176,7 +177,7 @@ class Atari(base.Environment):
                 first[:] = second
             np.maximum(first, second, out=first)
             frames[i, -1] = self._resize(first)
-            after[i] = self._held[slot] = emulator.cloneState(include_rng=True)
+            after[i] = self._held[slot] = emulator.cloneState(include_rng=False)
         truncated = ~terminated & (elapsed >= self.max_episode_steps)
         following = AtariStates(after, elapsed, frames, pressed[:, -1], states.keys)
         return base.Step(following, rewards, terminated, truncated)
