@@ -31,6 +31,9 @@ PUBLISHED = flags.DEFINE_string(
     "published", "results/published_baselines.csv", "Table of published scores."
 )
 
+flags.adopt_module_key_flags(batch)
+flags.declare_key_flag("out")
+
 EPISODES = 30  # of an evaluation
 EVALUATION_SEED = 10_000  # apart from the seeds of training
 COLUMNS = ("row", "budget", "score", *configs.GAMES)

@@ -109,7 +109,8 @@ def matching(planned: Sequence[Run], only: str) -> list[Run]:
     """
     found = [run for run in planned if fnmatch.fnmatch(run.name, only)]
     if not found:
-        raise ValueError(f"--only={only} matches no run of the budget; --list shows their names")
+        some = ", ".join(run.name for run in planned[:3])
+        raise ValueError(f"--only={only} matches no run of the budget, such as {some}")
     return found
 
 

@@ -23,6 +23,7 @@ from scipy import stats
 from experiments import atari, batch, cli, configs, figure4
 from trpo_repro import checkpoint, metrics, plotting
 
+flags.declare_key_flag("budget")
 RESULTS = flags.DEFINE_string("results", "results", "Directory of results; claims.md goes there.")
 
 HOLDS, FAILS, UNKNOWN = "holds", "does not hold", "not enough data"
@@ -74,7 +75,9 @@ class Results:
                 seeds[run.setting] = seeds.get(run.setting, 0) + run.done
         for setting, count in seeds.items():
             if count < MIN_SEEDS:
-                raise NotEnoughDataError(f"{count} seeds of {task}/{setting}")
+                raise NotEnoughDataError(
+                    f"{count} seeds of {task}/{setting} at budget={self.budget}"
+                )
         return figure4.best(every, task, algorithm)
 
     def final(self, task: str, algorithm: str) -> np.ndarray:
@@ -441,6 +444,7 @@ def main(_):
         lines.append(f"| {name} | {statement} | {verdict.estimate} | **{verdict.verdict}** |")
         print(f"{name:4} {verdict.verdict:15} {statement}\n     {verdict.estimate}")
     checkpoint.write_text(results.directory / "claims.md", "\n".join(lines) + "\n")
+    print(results.directory / "claims.md")
 
 
 def _table(path: pathlib.Path) -> list[dict[str, str]]:

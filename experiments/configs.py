@@ -106,6 +106,8 @@ class Algorithm:
     sweep: tuple[str, tuple[float, ...]] | None = None
 
 
+SWEPT = {"step_size": "1/λ", "search_deviation": "σ", "temperature": "T"}
+
 # The paper gives no settings of the methods that it compares with. The natural gradient's step
 # size is swept in factors of three (Sec. 8.1); so is, a choice, the one free scale of each other
 # method. What is not swept: CEM's elite fraction and noise are of Szita and Lőrincz (2006), the

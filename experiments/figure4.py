@@ -16,10 +16,14 @@ import pathlib
 from collections.abc import Sequence
 
 import numpy as np
+from absl import flags
 
 from experiments import batch, cli, configs
 from experiments.batch import Run, finished
 from trpo_repro import checkpoint, metrics, plotting
+
+flags.adopt_module_key_flags(batch)
+flags.declare_key_flag("out")
 
 FINAL_FRACTION = 0.1  # of the iterations, at the end: what "final performance" is the mean of
 TITLES = {"cartpole": "Cart-pole", "swimmer": "Swimmer", "hopper": "Hopper", "walker": "Walker"}
@@ -62,6 +66,8 @@ def main(_):
 def plot(chosen: Sequence[Run], out: pathlib.Path) -> None:
     """Draws the panels against iterations and simulator steps, and writes the table."""
     table = summarize(chosen)
+    if not table:
+        raise ValueError(f"no finished runs of budget={batch.BUDGET.value} in {out}; see --list")
     name = f"figure4_{batch.BUDGET.value}"
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
@@ -74,7 +80,7 @@ def plot(chosen: Sequence[Run], out: pathlib.Path) -> None:
     for task, algorithms in configs.FIGURE4.items():
         drawn = {name: best(chosen, task, name) for name in algorithms}
         panels[TITLES[task]] = {
-            configs.ALGORITHMS[name].label: [run.directory for run in found]
+            _label(found[0]): [run.directory for run in found]
             for name, found in drawn.items()
             if found
         }
@@ -89,6 +95,15 @@ def plot(chosen: Sequence[Run], out: pathlib.Path) -> None:
             lengths={TITLES[task]: length for task, length in lengths.items()},
         )
         print(file)
+
+
+def _label(run: Run) -> str:
+    """Returns a curve's name, with what was chosen by a sweep."""
+    algorithm = configs.ALGORITHMS[run.algorithm]
+    if algorithm.sweep is None:
+        return algorithm.label
+    field = algorithm.sweep[0]
+    return f"{algorithm.label}, {configs.SWEPT[field]} = {getattr(run.config, field):g}"
 
 
 def curves(found: Sequence[Run], column: str = "reward_per_step") -> np.ndarray:

@@ -19,7 +19,7 @@ LABELS = {
     "env_steps": "simulator steps",
     "return_mean": "mean undiscounted return",
     "return_recent": "mean return of the last 100 episodes",
-    "reward_per_step": "reward per time step",
+    "reward_per_step": "reward per time step (return / 1000)",
     "reward_mean": "reward per simulated step",
 }
 RESAMPLES = 2000
@@ -70,7 +70,8 @@ def learning_curves(
     """Draws one curve a group: mean and 95% bootstrap interval over its runs.
 
     Args:
-      panels: title → label → run directories; a label has the same color in every panel, and a
+      panels: title → label → run directories; a label, up to a comma, has the same color in
+        every panel, and a
         panel without labels says that it has no runs.
       output: PNG to write.
       x: column of metrics.csv on the horizontal axes.
@@ -86,10 +87,13 @@ def learning_curves(
     rows = -(-len(panels) // columns)
     canvas = figure.Figure(figsize=(5.6 * columns, 3.7 * rows), layout="constrained")
     grid = canvas.subplots(rows, columns, squeeze=False)
-    labels = list(dict.fromkeys(label for groups in panels.values() for label in groups))
+    labels = list(
+        dict.fromkeys(label.partition(",")[0] for groups in panels.values() for label in groups)
+    )
     for axes, (title, groups) in zip(grid.flat, panels.items(), strict=False):
         for label, runs in groups.items():
-            color = f"C{labels.index(label)}"
+            # A label without the value that follows a comma has one color in every panel.
+            color = f"C{labels.index(label.partition(',')[0])}"
             longest = (lengths or {}).get(title)
             _draw_curve(axes, runs, label, color, x=x, y=y, generator=generator, longest=longest)
         axes.set(title=title, xlabel=LABELS.get(x, x), ylabel=LABELS.get(y, y))

@@ -179,7 +179,7 @@ def test_an_incomplete_sweep_is_no_verdict(tmp_path):
     for name in ("C1", "C2"):
         verdict = _judge(tmp_path)[name]
         assert verdict.verdict == claims.UNKNOWN
-        assert "0 seeds of hopper/natural_gradient_3" in verdict.estimate
+        assert "0 seeds of hopper/natural_gradient_3 " in verdict.estimate
 
 
 def test_no_gait_of_natural_gradient_says_nothing_where_trpo_has_none(tmp_path):
