@@ -31,7 +31,7 @@ demo: install  ## Train TRPO on Swimmer with Table 2's settings (5 to 10 minutes
 	$(BIN)/python experiments/train.py --task=swimmer --preset=paper --seed=1 --out=$(OUT) \
 		$(if $(wildcard $(OUT)/config.json),--resume)
 
-test: install  ## Run the tests (under 8 minutes).
+test: install  ## Run the tests (about 8 minutes).
 	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile
 
 test-slow: install  ## Run the slow tests.
@@ -52,7 +52,6 @@ bench-peers: install  ## Compare with SB3-contrib's TRPO, in a venv of its own.
 
 figures: install  ## Draw the learning curves in results/ from their CSVs.
 	$(BIN)/python experiments/figure4.py --plot --budget=reduced
-	$(BIN)/python experiments/atari.py --plot --budget=reduced
 	$(foreach x,iteration env_steps,$(BIN)/python experiments/plot.py $(PAPER_RUNS) \
 		--x=$(x) --y=reward_per_step --out=results/locomotion_$(x).png &&) true
 	$(BIN)/python experiments/plot.py --runs='Hopper-v5/TRPO with GAE=results/Hopper-v5/gae/seed_*' \

@@ -105,7 +105,7 @@ class Atari(base.Environment):
         rom = roms.get_rom_path(name)
         assert rom is not None, name
         self._rom = rom
-        self.batch_rows = self._most = slots
+        self.batch_rows: int = slots
         self._size = SCREENS[screen][::-1]  # as OpenCV counts
         self._sticky = sticky_probability
         self._slots: list[ale_py.ALEInterface] = []
@@ -138,8 +138,6 @@ class Atari(base.Environment):
             emulator.restoreState(self._start)
             for _ in range(count):
                 emulator.act(0)
-                if emulator.game_over():  # no game ends so soon, but no-ops must not play on
-                    emulator.reset_game()
             frame = self._start_frame
             if count:
                 emulator.getScreenGrayscale(self._screens[0])
@@ -162,8 +160,10 @@ class Atari(base.Environment):
         frames[:, :-1] = states.frames[:, 1:]
         slots = self._assign(states.simulator)
         for i in range(size):
-            slot = slots[i] if slots is not None else self._restored(states.simulator[i])
+            slot = slots[i] if slots else 0
             emulator = self._slots[slot]
+            if not slots:
+                emulator.restoreState(states.simulator[i])
             first, second = self._screens
             for k, button in enumerate(pressed[i].tolist()):
                 rewards[i] += emulator.act(button)
@@ -205,7 +205,7 @@ class Atari(base.Environment):
 
     def _assign(self, snapshots: np.ndarray) -> list[int] | None:
         """Returns a slot for every row, which holds the row's state; None for too many rows."""
-        if len(snapshots) > self._most:
+        if len(snapshots) > self.batch_rows:
             return None
         holders = {id(held): slot for slot, held in enumerate(self._held) if held is not None}
         slots = [holders.pop(id(snapshot), -1) for snapshot in snapshots]
@@ -217,10 +217,6 @@ class Atari(base.Environment):
                 slots[i] = self._new_slot() if unused is None else unused
                 self._slots[slots[i]].restoreState(snapshots[i])
         return slots
-
-    def _restored(self, snapshot: ale_py.ALEState) -> int:
-        self._slots[0].restoreState(snapshot)
-        return 0
 
     def _new_slot(self) -> int:
         emulator = ale_py.ALEInterface()
