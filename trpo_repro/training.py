@@ -22,7 +22,7 @@ from trpo_repro.sampling import episodes as episodes_lib
 from trpo_repro.sampling import single_path, vine, workers
 
 RECENT_EPISODES = 100
-PIXEL_CHUNK_ROWS = 1024  # the convolutions' activations then stay below 100 MB
+PIXEL_CHUNK_ROWS = 256  # the convolutions' activations then stay in the third-level cache
 
 
 @dataclasses.dataclass(frozen=True)

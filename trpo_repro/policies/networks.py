@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import keras
+import tensorflow as tf
 
 ACTIVATIONS = ("softplus", "tanh", "relu")
 
@@ -76,22 +77,38 @@ def multilayer_perceptron(
     return keras.Model(inputs, outputs)
 
 
+class ChannelsLast(keras.layers.Layer):
+    """Four stacked frames, [N, 4, H, W] uint8, as four channels, [N, H, W, 4].
+
+    A pixel's four bytes become the bytes of one number, the oldest lowest: half the time of a
+    transposition, which a third of the network's time went to.
+    """
+
+    def call(self, frames):
+        places = tf.constant([1, 2**8, 2**16, 2**24], tf.uint32)[:, None, None]
+        return tf.bitcast(tf.reduce_sum(tf.cast(frames, tf.uint32) * places, axis=1), tf.uint8)
+
+    def compute_output_spec(self, frames):
+        batch, _, height, width = frames.shape
+        return keras.KerasTensor((batch, height, width, 4), "uint8")
+
+
 def convolutional(
     frame_shape: Sequence[int], output_size: int, *, output_scale: float, seed: int
 ) -> keras.Model:
-    """Returns the paper's network for Atari, [N, F, H, W] uint8 → [N, output_size].
+    """Returns the paper's network for Atari, [N, 4, H, W] uint8 → [N, output_size].
 
     Two convolutions of 16 filters of 4 × 4 with stride 2 and tanh, no pooling or padding, and 20
     tanh units (Sec. 8.2, App. E): 33,500 parameters for four frames of 52 × 40 and 8 outputs.
 
     Args:
-      frame_shape: (F, H, W), F stacked frames.
+      frame_shape: (4, H, W), four stacked frames.
       output_size: columns of the last layer.
       output_scale: variance scale of the last layer's initial weights (1 is Glorot's).
       seed: of the initial weights.
     """
     inputs = keras.Input(tuple(frame_shape), dtype="uint8")
-    outputs = keras.layers.Rescaling(1 / 255)(keras.layers.Permute((2, 3, 1))(inputs))
+    outputs = keras.layers.Rescaling(1 / 255)(ChannelsLast(dtype="uint8")(inputs))
 
     def glorot(i):
         return keras.initializers.GlorotUniform(seed=seed * 100 + i)
