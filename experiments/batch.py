@@ -19,7 +19,7 @@ import tqdm
 from absl import flags
 
 from experiments import cli, configs, train
-from trpo_repro import config, environments, runs
+from trpo_repro import config, environments, metrics, runs, training
 
 LIST = flags.DEFINE_bool("list", False, "Print the command of every run, and what is done.")
 RUN = flags.DEFINE_bool("run", False, "Run what is missing.")
@@ -80,14 +80,20 @@ class Run:
 
     @property
     def done(self) -> bool:
-        """Whether all iterations are there.
+        """Whether all iterations are there, or as many as the target return took.
 
         Raises:
           ValueError: the directory holds a run of another configuration, or one that says none.
         """
         if self.iterations:
             runs.check_resumable(self.config, self.directory)
-        return self.iterations >= self.config.iterations
+        if not self.iterations or self.config.target_return is None:
+            return self.iterations >= self.config.iterations
+        rows = metrics.read(self.directory / "metrics.csv")
+        last = rows["episodes"][-1], rows["return_recent"][-1]
+        return self.iterations >= self.config.iterations or training.target_passed(
+            self.config, *last
+        )
 
     def check(self) -> None:
         """Raises ValueError if the directory holds what can be neither used nor gone on with."""

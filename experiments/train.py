@@ -24,7 +24,8 @@ _HELP = {
     "algorithm": f"One of: {', '.join(config_lib.ALGORITHMS)}.",
     "sampler": f"One of: {', '.join(config_lib.SAMPLERS)}.",
     "seed": "Seed of every random number.",
-    "iterations": "Policy iterations.",
+    "iterations": "Policy iterations, at most.",
+    "target_return": "End once the mean return of the last 100 episodes is above this.",
     "steps_per_iteration": "Environment steps in one iteration, all paths together (single_path).",
     "path_length": "Environment steps of each parallel path, or vine trunk, in one iteration.",
     "fresh_paths": "Start every iteration's paths from s0 ~ rho0; else go on from the last states.",
@@ -77,13 +78,13 @@ for _field in dataclasses.fields(config_lib.Config):
     if _field.name == "task":
         continue
     _help = f"{_HELP[_field.name]} Default: the preset's."
-    if _field.type in (bool, "bool"):
+    if _field.type is bool:
         flags.DEFINE_bool(_field.name, None, _help)
-    elif _field.type in (int, "int"):
+    elif _field.type is int:
         flags.DEFINE_integer(_field.name, None, _help)
-    elif _field.type in (float, "float"):
+    elif _field.type in (float, float | None):
         flags.DEFINE_float(_field.name, None, _help)
-    elif _field.type in (str, "str"):
+    elif _field.type is str:
         flags.DEFINE_string(_field.name, None, _help)
     else:
         flags.DEFINE_list(_field.name, None, _help)

@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 
-from experiments import configs
+from experiments import batch, configs
 from trpo_repro import checkpoint, config, metrics, runs, training
 from trpo_repro.config import Config
 from trpo_repro.environments import cartpole
@@ -138,8 +138,24 @@ def test_a_finished_run_has_nothing_to_resume(tmp_path, capsys):
     runs.run(config, tmp_path, resume=False)
     before = (tmp_path / "config.json").read_text()
     assert runs.run(config, tmp_path, resume=True).iteration == 1
-    assert "already has 1 iterations; raise --iterations" in capsys.readouterr().err
+    assert "ended after 1 iterations; raise --iterations" in capsys.readouterr().err
     assert (tmp_path / "config.json").read_text() == before
+
+
+def test_a_run_ends_once_its_last_hundred_episodes_are_good_enough(tmp_path):
+    """400 steps of an untrained cart-pole are more than 20 episodes: 100 take some iterations."""
+    config = dataclasses.replace(TINY, iterations=30, target_return=5.0)
+    state = runs.run(config, tmp_path, resume=False)
+    rows = _rows(tmp_path)
+    passed = (rows["episodes"] >= 100) & (rows["return_recent"] > 5.0)
+    assert passed.tolist() == [False] * (state.iteration - 1) + [True]
+    assert 1 < state.iteration < 30
+    run = batch.Run("cartpole", "trpo", "trpo", config, tmp_path)
+    assert run.done
+    assert not dataclasses.replace(run, config=dataclasses.replace(config, target_return=1e9)).done
+    assert (tmp_path / "policy.npz").exists()
+    harder = dataclasses.replace(config, target_return=1e9, iterations=state.iteration + 1)
+    assert runs.run(harder, tmp_path, resume=True).iteration == state.iteration + 1
 
 
 def test_every_session_of_a_run_is_recorded(tmp_path):

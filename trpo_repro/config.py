@@ -31,7 +31,9 @@ class Config:
       algorithm: one of ALGORITHMS.
       sampler: `single_path` or `vine`.
       seed: of every random number.
-      iterations: policy iterations.
+      iterations: policy iterations, at most.
+      target_return: end the run once the mean return of its last 100 episodes is above this;
+        None to do all iterations.
       steps_per_iteration: environment steps of one iteration, all paths together; vine's follow
         from the four numbers of its own and from how early branches end.
       path_length: steps of each parallel path, or vine trunk, in one iteration.
@@ -86,6 +88,7 @@ class Config:
     sampler: str = "single_path"
     seed: int = 0
     iterations: int = 200
+    target_return: float | None = None
     steps_per_iteration: int = 50_000
     path_length: int = 1000
     fresh_paths: bool = True
@@ -174,6 +177,8 @@ class Config:
         ):
             value = getattr(self, name)
             require(0 < value < math.inf, name, value, "positive and finite")
+        target = self.target_return
+        require(target is None or math.isfinite(target), "target_return", target, "finite")
         for name in ("initial_log_std", "damping", "noise"):
             require(math.isfinite(getattr(self, name)), name, getattr(self, name), "finite")
         for name in ("discount", "backtrack_factor"):

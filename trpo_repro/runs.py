@@ -37,7 +37,7 @@ PACKAGES = (
     "cma",
 )
 # A resumed run may change these.
-FREE_ON_RESUME = ("iterations", "threads", "workers", "ray_address")
+FREE_ON_RESUME = ("iterations", "target_return", "threads", "workers", "ray_address")
 
 
 def run(config: Config, directory: pathlib.Path, *, resume: bool) -> training.State | None:
@@ -78,7 +78,7 @@ def run(config: Config, directory: pathlib.Path, *, resume: bool) -> training.St
             )
             stack.callback(progress.close)
             for after, row in training.iterations(trainer, state):
-                if after.iteration == config.iterations:
+                if training.ended(config, after):
                     save_policy(directory / "policy.npz", trainer.policy, after)
                 writer.write(row)
                 state = after
@@ -135,8 +135,9 @@ def _start(
         trainer = make_trainer(config)
         state = trainer.initial_state()
         checkpoint.save(directory / "checkpoints", 0, state.to_arrays())
-    if state.iteration >= config.iterations:
-        message = f"{directory} already has {state.iteration} iterations; raise --iterations"
+    if training.ended(config, state):
+        raised = "--iterations" if config.target_return is None else "--iterations, --target_return"
+        message = f"{directory} ended after {state.iteration} iterations; raise {raised}"
         tqdm.tqdm.write(message, file=sys.stderr)
         return trainer, state
     limit = trainer.environment.max_episode_steps

@@ -379,10 +379,22 @@ class Iteration(Protocol):
 
 
 def iterations(trainer: Iteration, state: State) -> Iterator[tuple[State, dict[str, Any]]]:
-    """Yields (state, metrics) after each iteration until the configured number is done."""
-    while state.iteration < trainer.config.iterations:
+    """Yields (state, metrics) after each iteration until the run has ended."""
+    while not ended(trainer.config, state):
         state, row = trainer.iterate(state)
         yield state, row
+
+
+def ended(config: config_lib.Config, state: State) -> bool:
+    """Returns whether a run's last iteration is done: see `target_passed`."""
+    recent = state.recent_returns.mean() if len(state.recent_returns) else math.nan
+    return state.iteration >= config.iterations or target_passed(config, state.episodes, recent)
+
+
+def target_passed(config: config_lib.Config, episodes: int, return_recent: float) -> bool:
+    """Returns whether the mean of the last 100 episodes ends a run before its last iteration."""
+    target = config.target_return
+    return target is not None and episodes >= RECENT_EPISODES and return_recent > target
 
 
 def make_environment(config: config_lib.Config) -> environments.Environment:
