@@ -4,12 +4,9 @@ import csv
 import dataclasses
 import json
 import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
-from absl import flags
 
 from experiments import atari, configs
 from trpo_repro import runs, training
@@ -17,19 +14,9 @@ from trpo_repro import runs, training
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
 
-@pytest.fixture(autouse=True)
-def _parsed():
-    flags.FLAGS.mark_as_parsed()
-
-
-def _script(*arguments):
-    command = [sys.executable, "experiments/atari.py", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-
-
-def test_the_smoke_budget_end_to_end(tmp_path):
+def test_the_smoke_budget_end_to_end(script, tmp_path):
     arguments = ("--budget=smoke", f"--out={tmp_path}", "--run", "--plot")
-    result = _script(*arguments)
+    result = script("atari", *arguments)
     assert result.returncode == 0, result.stderr[-2000:]
     for x in ("iteration", "env_steps"):
         assert (tmp_path / f"figure5_{x}.png").read_bytes().startswith(b"\x89PNG")
@@ -46,7 +33,7 @@ def test_the_smoke_budget_end_to_end(tmp_path):
     assert float(ours["pong"]) == round(np.mean(record["scores"]), 1)
     assert -21 <= float(ours["pong"]) < -15  # two iterations teach nothing
     assert (tmp_path / "pong/single_path/seed_1/policy.npz").stat().st_size < 2**20
-    assert "2 of 2 runs are done" in _script(*arguments).stdout
+    assert "2 of 2 runs are done" in script("atari", *arguments).stdout
 
 
 def test_published_rows_are_the_papers(tmp_path):
@@ -99,8 +86,8 @@ def test_a_policy_file_of_another_network_is_refused(tmp_path):
         (["--list", "--only=chess*"], "--only=chess* matches no run"),
     ],
 )
-def test_bad_input_is_one_line(arguments, message):
-    result = _script(*arguments)
+def test_bad_input_is_one_line(script, arguments, message):
+    result = script("atari", *arguments)
     assert result.returncode == 2
     assert message in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1

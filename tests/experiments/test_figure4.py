@@ -21,20 +21,10 @@ from trpo_repro import metrics, runs
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
 
-@pytest.fixture(autouse=True)
-def _parsed():
-    flags.FLAGS.mark_as_parsed()
-
-
-def _script(*arguments):
-    command = [sys.executable, "experiments/figure4.py", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-
-
-def test_the_smoke_budget_end_to_end(tmp_path):
+def test_the_smoke_budget_end_to_end(script, tmp_path):
     """All 25 curves run, the figures are drawn, and a second call finds nothing to do."""
     arguments = ("--run", "--plot", "--budget=smoke", "--workers=2", f"--out={tmp_path}")
-    result = _script(*arguments)
+    result = script("figure4", *arguments)
     assert result.returncode == 0, result.stderr[-2000:]
     with (tmp_path / "figure4_smoke.csv").open() as file:
         table = list(csv.DictReader(file))
@@ -48,7 +38,7 @@ def test_the_smoke_budget_end_to_end(tmp_path):
     for run in figure4.planned("smoke", tmp_path):
         session = json.loads((run.directory / "config.json").read_text())["sessions"][0]
         assert session["command"].startswith("python experiments/train.py --task=")
-    assert "25 of 25 runs are done" in _script(*arguments).stdout
+    assert "25 of 25 runs are done" in script("figure4", *arguments).stdout
 
 
 @pytest.mark.parametrize("budget", list(configs.BUDGETS))
@@ -91,8 +81,8 @@ def test_smaller_batches_have_a_directory_of_their_own():
         (["--run", "--workers=0"], "workers=0 is not allowed: must be at least 1"),
     ],
 )
-def test_bad_input_is_one_line(arguments, message):
-    result = _script(*arguments)
+def test_bad_input_is_one_line(script, arguments, message):
+    result = script("figure4", *arguments)
     assert result.returncode == 2
     assert message in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1

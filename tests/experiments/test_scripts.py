@@ -3,16 +3,9 @@
 import csv
 import json
 
-import pytest
-from absl import flags
 from absl.testing import flagsaver
 
 from experiments import common_random_numbers, surrogate_variance, theory
-
-
-@pytest.fixture(autouse=True)
-def _parsed():
-    flags.FLAGS.mark_as_parsed()
 
 
 def _rows(path):

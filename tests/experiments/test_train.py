@@ -10,7 +10,6 @@ import time
 
 import numpy as np
 import pytest
-from absl import flags
 from absl.testing import flagsaver
 
 from experiments import plot, train
@@ -26,19 +25,8 @@ TINY = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _parsed():
-    flags.FLAGS.mark_as_parsed()
-
-
 def _command(*arguments):
     return [sys.executable, "experiments/train.py", *arguments]
-
-
-def _run(*arguments, **options):
-    return subprocess.run(
-        _command(*arguments), cwd=ROOT, capture_output=True, text=True, check=False, **options
-    )
 
 
 def _tiny(out, **changes):
@@ -75,8 +63,8 @@ def test_main_leaves_what_it_prints(tmp_path, capsys):
         (["swimmer"], "unexpected argument 'swimmer'"),
     ],
 )
-def test_impossible_values_are_one_line_and_exit_code_2(tmp_path, arguments, message):
-    result = _run(f"--out={tmp_path / 'run'}", *arguments)
+def test_impossible_values_are_one_line_and_exit_code_2(script, tmp_path, arguments, message):
+    result = script("train", f"--out={tmp_path / 'run'}", *arguments)
     assert result.returncode == 2
     assert message in result.stderr
     assert result.stderr.startswith("error: ")
@@ -85,8 +73,8 @@ def test_impossible_values_are_one_line_and_exit_code_2(tmp_path, arguments, mes
     assert not (tmp_path / "run").exists()
 
 
-def test_help_names_every_flag():
-    result = _run("--help")
+def test_help_names_every_flag(script):
+    result = script("train", "--help")
     assert result.returncode == 0
     for name in ("task", "preset", "seed", "kl_limit", "steps_per_iteration", "resume"):
         assert f"--{name}" in result.stdout or f"--[no]{name}" in result.stdout
@@ -103,7 +91,7 @@ def _wait_for_rows(directory, count, process):
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGKILL"])
-def test_stopped_and_resumed_run_is_the_uninterrupted_one(tmp_path, name):
+def test_stopped_and_resumed_run_is_the_uninterrupted_one(script, tmp_path, name):
     """Signals to a real process in the middle of a run; the first two save and exit 0."""
     settings = {"iterations": 40, "steps_per_iteration": 2000, "path_length": 1000}
     process = subprocess.Popen(
@@ -125,7 +113,7 @@ def test_stopped_and_resumed_run_is_the_uninterrupted_one(tmp_path, name):
     assert 2 <= stopped < 40
     settings["iterations"] = stopped + 2
     for out, extra in (("stopped", ["--resume"]), ("whole", [])):
-        result = _run(*_tiny(tmp_path / out, **settings), *extra)
+        result = script("train", *_tiny(tmp_path / out, **settings), *extra)
         assert result.returncode == 0, result.stderr
     tables = [metrics.read(tmp_path / out / "metrics.csv") for out in ("stopped", "whole")]
     for column in set(metrics.COLUMNS) - set(metrics.TIMES):
@@ -134,9 +122,9 @@ def test_stopped_and_resumed_run_is_the_uninterrupted_one(tmp_path, name):
     assert theta[0].tobytes() == theta[1].tobytes()
 
 
-def test_resume_with_another_config_is_one_line(tmp_path):
-    assert _run(*_tiny(tmp_path)).returncode == 0
-    result = _run(*_tiny(tmp_path, discount=0.9), "--resume")
+def test_resume_with_another_config_is_one_line(script, tmp_path):
+    assert script("train", *_tiny(tmp_path)).returncode == 0
+    result = script("train", *_tiny(tmp_path, discount=0.9), "--resume")
     assert result.returncode == 2
     assert "discount is 0.99 there and 0.9 here" in result.stderr
 
