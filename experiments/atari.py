@@ -9,7 +9,8 @@ there is not run again, and what was interrupted goes on. --plot plays 30 episod
 final policy, draws Figure 5 and writes Table 1, with what there is.
 
 A run's two scores: the mean undiscounted score of the last 100 training episodes, and of 30
-episodes of the final stochastic policy. Rewards are never clipped in scores.
+episodes of the final stochastic policy. Rewards are never clipped in scores. Where a run ends at a
+target return, the first score is just above the target by construction, the second is not.
 """
 
 import csv
@@ -21,6 +22,7 @@ from typing import Any
 
 import numpy as np
 from absl import flags
+from scipy import stats
 
 from experiments import batch, cli, configs
 from trpo_repro import checkpoint, metrics, plotting, runs, training
@@ -37,15 +39,15 @@ flags.declare_key_flag("out")
 EPISODES = 30  # of an evaluation
 EVALUATION_SEED = 10_000  # apart from the seeds of training
 COLUMNS = ("row", "budget", "score", *configs.GAMES)
-# Rows of the table that others have published: source, algorithm → label and budget.
+# Rows of the table that others have published: source, algorithm → label.
 OTHERS = {
-    ("TRPO paper Table 1", "Random"): ("random", ""),
-    ("TRPO paper Table 1", "Human (Mnih 2013)"): ("human", ""),
-    ("TRPO paper Table 1", "DQN (Mnih 2013)"): ("DQN (Mnih et al. 2013)", "10M frames of training"),
-    ("TRPO paper Table 1", "UCC-I (Guo 2014)"): ("UCC-I (Guo et al. 2014)", ""),
-    ("TRPO paper Table 1", "TRPO single path"): ("paper, single path", "500 × 100K decisions"),
-    ("TRPO paper Table 1", "TRPO vine"): ("paper, vine", "500 × 400K decisions"),
-    ("OpenAI baselines Atari10M", "TRPO (trpo_mpi)"): ("OpenAI baselines TRPO", "10M steps"),
+    ("TRPO paper Table 1", "Random"): "random",
+    ("TRPO paper Table 1", "Human (Mnih 2013)"): "human",
+    ("TRPO paper Table 1", "DQN (Mnih 2013)"): "DQN (Mnih et al. 2013)",
+    ("TRPO paper Table 1", "UCC-I (Guo 2014)"): "UCC-I (Guo et al. 2014)",
+    ("TRPO paper Table 1", "TRPO single path"): "paper, single path",
+    ("TRPO paper Table 1", "TRPO vine"): "paper, vine",
+    ("OpenAI baselines Atari10M", "TRPO (trpo_mpi)"): "OpenAI baselines TRPO",
 }
 
 
@@ -89,7 +91,8 @@ def plot(chosen: Sequence[batch.Run], out: pathlib.Path) -> None:
         plotting.learning_curves(panels, file, x=x, y="return_recent", columns=3)
         print(file)
     rows = [*published(pathlib.Path(PUBLISHED.value)), *own(begun)]
-    rows += [normalized(row, rows) for row in rows if row["row"] not in ("random", "human")]
+    scores = [row for row in rows if row["row"] not in ("random", "human")]
+    rows += [normalized(row, rows) for row in scores if "error" not in row["score"]]
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
     writer.writeheader()
@@ -100,17 +103,24 @@ def plot(chosen: Sequence[batch.Run], out: pathlib.Path) -> None:
 
 
 def published(path: pathlib.Path) -> list[dict]:
-    """Returns rows of COLUMNS with the published scores of the paper's games."""
+    """Returns rows of COLUMNS with the published scores of the paper's games.
+
+    Raises:
+      ValueError: one is not in the table.
+    """
     with path.open(newline="") as file:
         table = list(csv.DictReader(file))
     rows = []
-    for (source, algorithm), (label, budget) in OTHERS.items():
-        row: dict[str, Any] = {"row": label, "budget": budget, "score": "as published"}
+    for (source, algorithm), label in OTHERS.items():
+        row: dict[str, Any] = {"row": label, "score": "as published"}
         for game, title in configs.GAMES.items():
             for line in table:
                 same = (line["source"], line["algorithm"]) == (source, algorithm)
                 if same and _plain(line["env_id"]) == _plain(title):
                     row[game] = float(line["mean"])
+                    row["budget"] = line["timesteps_or_budget"] or "not stated"
+            if game not in row:
+                raise ValueError(f"{path} lacks {title} of {source}, {algorithm}")
         rows.append(row)
     return rows
 
@@ -122,21 +132,25 @@ def _plain(name: str) -> str:
 
 
 def own(begun: Sequence[batch.Run]) -> list[dict]:
-    """Returns rows of COLUMNS with our scores: two rules for each sampler and number of steps."""
+    """Returns rows of COLUMNS with our scores: two rules for each sampler and budget."""
     rows: dict[tuple, dict] = {}
     for run in begun:
         table = metrics.read(run.directory / "metrics.csv")
-        decisions = table["env_steps"][-1] / 1e6
-        budget = f"{run.iterations} iterations, {decisions:.3g}M decisions, seed {run.config.seed}"
+        steps = batch.most_steps(run, 1) / 1e3
+        budget = f"{run.iterations} × {steps:.3g}K decisions, seed {run.config.seed}"
         label = f"ours, {configs.ALGORITHMS[run.setting].label}"
-        scores = {"last 100 training episodes": table["return_recent"][-1]}
+        scores = {}
+        if table["episodes"][-1] >= training.RECENT_EPISODES:
+            scores["last 100 training episodes"] = table["return_recent"][-1]
         if run.done:
-            scores[f"{EPISODES} episodes of the final policy"] = np.mean(evaluation(run))
+            played = evaluation(run)
+            rule = f"{EPISODES} episodes of the final policy"
+            scores[rule] = np.mean(played)
+            scores[f"{rule}: standard error"] = stats.sem(played)
         for rule, score in scores.items():
             key = (label, budget, rule)
             row = rows.setdefault(key, dict(zip(COLUMNS[:3], key, strict=True)))
-            if np.isfinite(score):  # no episode may have ended yet
-                row[run.task] = round(float(score), 1)
+            row[run.task] = round(float(score), 1)
     return list(rows.values())
 
 

@@ -19,7 +19,7 @@ import tqdm
 from absl import flags
 
 from experiments import cli, configs, train
-from trpo_repro import config, environments, metrics, runs, training
+from trpo_repro import config, environments, metrics, runs
 
 LIST = flags.DEFINE_bool("list", False, "Print the command of every run, and what is done.")
 RUN = flags.DEFINE_bool("run", False, "Run what is missing.")
@@ -28,7 +28,7 @@ BUDGET = flags.DEFINE_enum(
     "budget", "reduced", ["smoke", "reduced", "paper"], "Size of the runs; smoke is for tests."
 )
 ONLY = flags.DEFINE_string("only", "*", "Glob of TASK/SETTING/seed_N: the runs to list or run.")
-flags.declare_key_flag("workers")  # train.py's, whose own runs sample in process here
+flags.declare_key_flag("workers")  # train.py's; the others of its flags are the budget's here
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Run:
     """A run of the experiment.
 
     Attributes:
-      task: of Figure 4.
+      task: of the experiment.
       setting: name of an algorithm, with the value of its swept field if it has one.
       algorithm: key of configs.ALGORITHMS.
       config: of the run.
@@ -80,20 +80,18 @@ class Run:
 
     @property
     def done(self) -> bool:
-        """Whether all iterations are there, or as many as the target return took.
+        """Whether all iterations are there, or those that reached the target return.
 
         Raises:
           ValueError: the directory holds a run of another configuration, or one that says none.
         """
         if self.iterations:
             runs.check_resumable(self.config, self.directory)
-        if not self.iterations or self.config.target_return is None:
-            return self.iterations >= self.config.iterations
-        rows = metrics.read(self.directory / "metrics.csv")
-        last = rows["episodes"][-1], rows["return_recent"][-1]
-        return self.iterations >= self.config.iterations or training.target_passed(
-            self.config, *last
-        )
+        target, policy = self.config.target_return, self.directory / "policy.npz"
+        if target is not None and runs.policy_iteration(policy) == self.iterations > 0:
+            reached = metrics.read(self.directory / "metrics.csv")["return_recent"][-1]
+            return reached > target or self.iterations >= self.config.iterations
+        return self.iterations >= self.config.iterations
 
     def check(self) -> None:
         """Raises ValueError if the directory holds what can be neither used nor gone on with."""
@@ -129,6 +127,9 @@ def main(planned: Callable[[str], list[Run]], draw: Callable[[], None]) -> None:
     """
     if not (LIST.value or RUN.value or PLOT.value):
         cli.refuse("give at least one of --list, --run and --plot")
+    for field in dataclasses.fields(config.Config):
+        if field.name != "workers" and flags.FLAGS[field.name].present:
+            cli.refuse(f"--{field.name} is train.py's: the budget decides the runs' settings")
     try:
         chosen = planned(ONLY.value)
         if LIST.value:
@@ -172,8 +173,8 @@ def execute(chosen: Sequence[Run], workers: int) -> None:
     waiting, failed = list(missing), []
     active: dict[concurrent.futures.Future, Run] = {}
     progress = tqdm.tqdm(
-        total=sum(_steps(run, run.config.iterations) for run in missing),
-        initial=sum(_steps(run, run.iterations) for run in missing),
+        total=sum(most_steps(run, run.config.iterations) for run in missing),
+        initial=sum(most_steps(run, run.iterations) for run in missing),
         desc="all runs",
         unit=" steps",
         unit_scale=True,
@@ -204,7 +205,7 @@ def execute(chosen: Sequence[Run], workers: int) -> None:
                     active = {}
                     pool.shutdown()
                     pool = _pool(workers)
-                progress.n = sum(_steps(run, run.iterations) for run in missing)
+                progress.n = sum(most_steps(run, run.iterations) for run in missing)
                 names = ", ".join(run.name for run in active.values())
                 progress.set_postfix_str(f"{len(waiting)} runs to go after {names}")
     except KeyboardInterrupt:
@@ -227,7 +228,7 @@ def _pool(workers: int) -> concurrent.futures.ProcessPoolExecutor:
     return concurrent.futures.ProcessPoolExecutor(workers, spawn, initializer=_own_signals)
 
 
-def _steps(run: Run, iterations: int) -> int:
+def most_steps(run: Run, iterations: int) -> int:
     """Returns the environment steps of so many iterations, at most."""
     settings = run.config
     if settings.algorithm in config.BLACK_BOX:

@@ -420,7 +420,7 @@ CLAIMS: dict[str, Callable[[Results], Verdict]] = {
 
 
 def judge(results: Results) -> dict[str, Verdict]:
-    """Returns the verdict on every claim; missing runs and files mean not enough data."""
+    """Returns the verdict on every claim; missing and other runs mean not enough data."""
     verdicts = {}
     for name, claim in CLAIMS.items():
         try:
@@ -428,7 +428,7 @@ def judge(results: Results) -> dict[str, Verdict]:
         except FileNotFoundError as error:
             missing = pathlib.Path(error.filename).relative_to(results.directory)
             verdicts[name] = Verdict(f"{missing} is missing", UNKNOWN)
-        except NotEnoughDataError as error:
+        except (NotEnoughDataError, ValueError) as error:
             verdicts[name] = Verdict(str(error), UNKNOWN)
     return verdicts
 

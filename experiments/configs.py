@@ -191,7 +191,7 @@ class Budget:
         return bool(self.changes[task].keys() - {"iterations"})
 
 
-_TINY = {"iterations": 2, "steps_per_iteration": 2000, "population": 4, "regression_steps": 3}
+_TINY = {"iterations": 2, "steps_per_iteration": 2000, "population": 4}
 _TINY_VINE = {"trunks": 2, "rollout_states": 4, "rollout_length": 5}
 # A tenth of Table 2's steps an iteration, and a fifth of its iterations.
 _TENTH = {"iterations": 40, "steps_per_iteration": 100_000, "population": 100}

@@ -94,7 +94,7 @@ def config_from_flags() -> config_lib.Config:
     """Returns the preset's configuration with every given flag in place.
 
     Raises:
-      ValueError: a value is not allowed.
+      ValueError: a value is not allowed, or would have no effect.
     """
     values = flags.FLAGS.flag_values_dict()
     given = {
@@ -107,7 +107,11 @@ def config_from_flags() -> config_lib.Config:
     start = configs.preset(
         values["preset"], given.pop("task"), given.get("sampler"), given.get("algorithm")
     )
-    return dataclasses.replace(start, **given)
+    config = dataclasses.replace(start, **given)
+    for name, readers in config_lib.without_effect(config).items():
+        if name in given:
+            raise ValueError(f"--{name} has no effect here: it is for {readers}")
+    return config
 
 
 def _whole_number(text: str) -> int:

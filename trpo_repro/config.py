@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 from trpo_repro import environments
@@ -269,6 +270,87 @@ class Config:
             self.noise,
             self.noise_updates,
         )
+
+
+_Reads = Callable[[Config], bool]
+
+
+def _algorithm(*names: str) -> _Reads:
+    return lambda config: config.algorithm in names
+
+
+def _row(condition: Callable[[trust_region.Method], bool]) -> _Reads:
+    rows = trust_region.METHODS
+    return lambda config: config.algorithm in rows and condition(rows[config.algorithm])
+
+
+# Fields that not every run reads, and the runs that do.
+_READ_BY: tuple[tuple[str, _Reads, tuple[str, ...]], ...] = (
+    (
+        "Atari games",
+        lambda config: environments.is_atari(config.task),
+        ("screen", "action_set", "sticky_probability"),
+    ),
+    (
+        "tasks other than Atari games",
+        lambda config: not environments.is_atari(config.task),
+        ("hidden_sizes", "activation", "skip_inputs", "initial_log_std", "threads"),
+    ),
+    ("workers of 1 or more", lambda config: config.workers > 0, ("ray_address",)),
+    (
+        "sampler=vine",
+        lambda config: config.sampler == "vine",
+        (
+            *("trunks", "rollout_states", "rollouts_per_state", "rollout_length"),
+            *("proposal", "kl_states"),
+        ),
+    ),
+    (
+        "algorithms other than cem and cma",
+        lambda config: config.algorithm not in BLACK_BOX,
+        ("discount", "clip_rewards", "shards", "workers"),
+    ),
+    ("runs with a baseline", lambda config: config.baseline != "none", ("gae_lambda",)),
+    (
+        "baseline=network",
+        lambda config: config.baseline == "network",
+        ("baseline_epochs", "baseline_minibatch", "baseline_learning_rate"),
+    ),
+    (
+        "algorithms with a Fisher matrix",
+        _row(lambda row: row.curvature is not trust_region.Curvature.IDENTITY),
+        ("cg_iterations", "damping", "fisher_fraction"),
+    ),
+    (
+        "algorithms with a KL limit",
+        _row(lambda row: row.step is not trust_region.StepRule.FIXED),
+        ("kl_limit",),
+    ),
+    (
+        "algorithms with a line search",
+        _row(lambda row: row.step is trust_region.StepRule.LINE_SEARCH),
+        ("backtrack_factor", "max_backtracks"),
+    ),
+    (
+        "algorithms with a fixed step",
+        _row(lambda row: row.step is trust_region.StepRule.FIXED),
+        ("step_size",),
+    ),
+    ("algorithm=rwr", _algorithm("rwr"), ("temperature",)),
+    ("algorithm=reps", _algorithm("reps"), ("relative_entropy",)),
+    ("algorithms rwr and reps", _algorithm("rwr", "reps"), ("regression_steps", "min_std")),
+    (
+        "algorithms cem and cma",
+        _algorithm(*BLACK_BOX),
+        ("population", "episodes_per_candidate", "search_deviation"),
+    ),
+    ("algorithm=cem", _algorithm("cem"), ("elite_fraction", "noise", "noise_updates")),
+)
+
+
+def without_effect(config: Config) -> dict[str, str]:
+    """Returns the names of the fields that a run does not read, each with the runs that do."""
+    return {name: which for which, reads, names in _READ_BY if not reads(config) for name in names}
 
 
 def require(condition: bool, name: str, value: Any, allowed: str) -> None:

@@ -19,7 +19,7 @@ LABELS = {
     "env_steps": "simulator steps",
     "return_mean": "mean undiscounted return",
     "return_recent": "mean return of the last 100 episodes",
-    "reward_per_step": "reward per time step (return / 1000)",
+    "reward_per_step": "reward per time step (return / time limit)",
     "reward_mean": "reward per simulated step",
 }
 RESAMPLES = 2000

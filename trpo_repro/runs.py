@@ -64,8 +64,7 @@ def run(config: Config, directory: pathlib.Path, *, resume: bool) -> training.St
     with contextlib.ExitStack() as stack:
         stack.enter_context(stop_signals(signal.default_int_handler))
         try:
-            trainer, state = _start(config, directory, resume=resume)
-            stack.callback(trainer.close)
+            trainer, state = _start(config, directory, stack, resume=resume)
             writer = metrics.Writer(directory, state.iteration)
             stack.callback(writer.close)
             progress = tqdm.tqdm(
@@ -107,6 +106,14 @@ def save_policy(path: pathlib.Path, policy: policy_lib.Policy, state: training.S
     temporary.replace(path)
 
 
+def policy_iteration(path: pathlib.Path) -> int | None:
+    """Returns the iteration of the policy that `save_policy` wrote; None if there is no file."""
+    if not path.exists():
+        return None
+    with np.load(path, allow_pickle=False) as archive:
+        return int(archive["iteration"])
+
+
 def load_policy(path: pathlib.Path, policy: policy_lib.Policy) -> tuple[np.ndarray, int]:
     """Returns the θ, [P], that `save_policy` wrote, and its iteration.
 
@@ -121,21 +128,26 @@ def load_policy(path: pathlib.Path, policy: policy_lib.Policy) -> tuple[np.ndarr
 
 
 def _start(
-    config: Config, directory: pathlib.Path, *, resume: bool
+    config: Config, directory: pathlib.Path, stack: contextlib.ExitStack, *, resume: bool
 ) -> tuple[training.Trainer | black_box.Trainer, training.State]:
-    """Returns trainer and first state; a new run's directory is made after all checks passed."""
+    """Returns trainer and first state; a new run's directory is made after all checks passed.
+
+    The stack closes the trainer.
+    """
     record: dict[str, Any] = {"sessions": []}
     if resume:
         record = check_resumable(config, directory)
-        trainer = make_trainer(config)
+    elif (directory / "config.json").exists():
+        raise ValueError(f"{directory} already holds a run; pass --resume or another --out")
+    trainer = make_trainer(config)
+    stack.callback(trainer.close)
+    if resume:
         state = load_state(directory)
     else:
-        if (directory / "config.json").exists():
-            raise ValueError(f"{directory} already holds a run; pass --resume or another --out")
-        trainer = make_trainer(config)
         state = trainer.initial_state()
         checkpoint.save(directory / "checkpoints", 0, state.to_arrays())
     if training.ended(config, state):
+        save_policy(directory / "policy.npz", trainer.policy, state)
         raised = "--iterations" if config.target_return is None else "--iterations, --target_return"
         message = f"{directory} ended after {state.iteration} iterations; raise {raised}"
         tqdm.tqdm.write(message, file=sys.stderr)

@@ -124,7 +124,7 @@ class Trainer:
                 self.policy, config.rollouts_per_state, config.proposal
             )
             surrogate = surrogates.ActionSum() if every_action else surrogates.SelfNormalized()
-        pixels = self.environment.frame_stack > 1
+        stacked_frames = self.environment.frame_stack > 1
         self._update: trust_region.PolicyUpdate | weighted_regression.WeightedRegression
         if isinstance(config.method, weighted_regression.Method):
             self._update = weighted_regression.WeightedRegression(self.policy, config.method)
@@ -134,15 +134,16 @@ class Trainer:
                 surrogate,
                 config.method,
                 separate_kl_states=config.sampler == "vine" and config.kl_states == "trunk",
-                stacked_frames=self.environment.frame_stack > 1,
-                chunk_rows=PIXEL_CHUNK_ROWS if pixels else chunks.CHUNK_ROWS,
+                stacked_frames=stacked_frames,
+                chunk_rows=PIXEL_CHUNK_ROWS if stacked_frames else chunks.CHUNK_ROWS,
             )
         self._workers: workers.Workers = workers.InProcess(self.environment, self.policy)
         if config.workers:
             if environment is not None:
                 raise ValueError("workers make their own environments: workers must be 0 with one")
             build = functools.partial(_build, config)
-            self._workers = workers.RayWorkers(build, config.workers, config.ray_address)
+            useful = min(config.workers, config.shards)
+            self._workers = workers.RayWorkers(build, useful, config.ray_address)
 
     def close(self) -> None:
         """Ends the sampling workers."""
@@ -386,15 +387,10 @@ def iterations(trainer: Iteration, state: State) -> Iterator[tuple[State, dict[s
 
 
 def ended(config: config_lib.Config, state: State) -> bool:
-    """Returns whether a run's last iteration is done: see `target_passed`."""
-    recent = state.recent_returns.mean() if len(state.recent_returns) else math.nan
-    return state.iteration >= config.iterations or target_passed(config, state.episodes, recent)
-
-
-def target_passed(config: config_lib.Config, episodes: int, return_recent: float) -> bool:
-    """Returns whether the mean of the last 100 episodes ends a run before its last iteration."""
-    target = config.target_return
-    return target is not None and episodes >= RECENT_EPISODES and return_recent > target
+    """Returns whether a run's last iteration is done, or its target return is passed."""
+    target, recent = config.target_return, state.recent_returns
+    passed = target is not None and len(recent) == RECENT_EPISODES and recent.mean() > target
+    return passed or state.iteration >= config.iterations
 
 
 def make_environment(config: config_lib.Config) -> environments.Environment:

@@ -195,6 +195,48 @@ def test_goes_on_bit_for_bit_in_another_process(tmp_path, sticky):
         np.testing.assert_array_equal(there[name], array, err_msg=name)
 
 
+@pytest.mark.parametrize("game", TABLE_1)
+def test_an_emulator_that_has_not_moved_goes_on_bit_for_bit(game):
+    """What a saved state leaves out is the same in all emulators."""
+    here = atari.Atari(game)
+    generator = np.random.default_rng(0)
+    states = here.initial(1, generator)
+    for _ in range(10):
+        states = here.step(states, generator.integers([3, 3, 2], size=(1, 3))).states
+    there = atari.Atari(game)
+    others = atari.AtariStates.from_arrays(states.to_arrays())
+    for _ in range(30):
+        actions = generator.integers([3, 3, 2], size=(1, 3))
+        states, others = here.step(states, actions).states, there.step(others, actions).states
+        for name, array in states.to_arrays().items():
+            np.testing.assert_array_equal(array, others.to_arrays()[name], err_msg=name)
+
+
+def test_an_interrupted_step_can_be_taken_again(monkeypatch):
+    environment = atari.Atari("pong")
+    states = environment.initial(2, np.random.default_rng(0))
+    actions = np.array([[0, 1, 1], [2, 1, 0]])
+    states = environment.step(states, actions).states  # the emulators hold these states
+    after = atari.Atari("pong").step(states, actions).states.to_arrays()
+
+    def interrupted(screen):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(environment, "_resize", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            environment.step(states, actions)
+    for name, array in environment.step(states, actions).states.to_arrays().items():
+        np.testing.assert_array_equal(array, after[name], err_msg=name)
+
+
+@pytest.mark.parametrize("arguments", [("ponk",), ("pong", "9x9"), ("pong", "52x40", "all")])
+def test_unknown_names_are_refused(arguments):
+    settings = dict(zip(("screen", "action_set"), arguments[1:], strict=False))
+    with pytest.raises(ValueError, match=r"unknown '.*'; known: "):
+        atari.Atari(arguments[0], **settings)
+
+
 def test_an_unbroken_path_restores_nothing():
     environment = atari.Atari("pong")
     states = environment.initial(3, np.random.default_rng(0))

@@ -15,12 +15,13 @@ from trpo_repro.theory import mdp
 STEPS = 12
 
 
-TASKS = ("cartpole", *mujoco.TASKS, "pong", "breakout", "breakout, sticky", "tabular")
+GAMES = ("pong", "qbert", "breakout", "breakout, sticky")
+TASKS = ("cartpole", *mujoco.TASKS, *GAMES, "tabular")
 
 
 @pytest.fixture(params=TASKS)
 def environment(request):
-    if request.param in ("pong", "breakout", "breakout, sticky"):
+    if request.param in GAMES:
         return _atari(request.param)
     if request.param == "tabular":
         process = mdp.random_mdp(0)

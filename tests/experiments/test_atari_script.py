@@ -25,9 +25,9 @@ def test_the_smoke_budget_end_to_end(script, tmp_path):
     (ours,) = [
         row
         for row in table
-        if row["row"] == "ours, single path" and row["score"].startswith("30 episodes")
+        if row["row"] == "ours, single path" and row["score"] == "30 episodes of the final policy"
     ]
-    assert ours["budget"] == "2 iterations, 0.00016M decisions, seed 1"
+    assert ours["budget"] == "2 × 0.08K decisions, seed 1"
     record = json.loads((tmp_path / "pong/single_path/seed_1/evaluation.json").read_text())
     assert len(record["scores"]) == 30
     assert float(ours["pong"]) == round(np.mean(record["scores"]), 1)
@@ -63,6 +63,7 @@ def test_the_paper_budget_is_table_3():
     assert branches + vine.trunks * vine.path_length == 400_000
     assert vine.proposal == "uniform"
     assert single.kl_limit == vine.kl_limit == 0.01
+    assert single.damping == vine.damping == 0.1  # a departure
 
 
 def test_a_policy_file_of_another_network_is_refused(tmp_path):
@@ -84,6 +85,7 @@ def test_a_policy_file_of_another_network_is_refused(tmp_path):
     [
         (["--plot", "--budget=paper", "--out=nowhere"], "no run of the budget is in nowhere"),
         (["--list", "--only=chess*"], "--only=chess* matches no run"),
+        (["--run", "--seed=2"], "--seed is train.py's: the budget decides"),
     ],
 )
 def test_bad_input_is_one_line(script, arguments, message):

@@ -61,6 +61,8 @@ def test_main_leaves_what_it_prints(tmp_path, capsys):
         (["--sede=1"], "Unknown command line flag 'sede'"),
         (["--seed=x"], "flag --seed=x"),
         (["swimmer"], "unexpected argument 'swimmer'"),
+        (["--trunks=8"], "--trunks has no effect here: it is for sampler=vine"),
+        (["--task=pong", "--hidden_sizes=9"], "it is for tasks other than Atari games"),
     ],
 )
 def test_impossible_values_are_one_line_and_exit_code_2(script, tmp_path, arguments, message):

@@ -13,6 +13,7 @@ import time
 import numpy as np
 import pytest
 import ray
+import tensorflow as tf
 
 from experiments import configs
 from trpo_repro import metrics, runs, training
@@ -91,32 +92,72 @@ def test_in_process_is_the_same(tmp_path, config):
     )
 
 
-def test_a_killed_workers_task_runs_again(tmp_path, monkeypatch):
+def test_a_killed_workers_task_runs_again(tmp_path, monkeypatch, caplog):
     """SIGKILL in the middle of a task; the run's metrics and parameters do not show it."""
     longer = dataclasses.replace(TINY, steps_per_iteration=1600, path_length=200, workers=2)
     undisturbed = _final(longer, tmp_path / "undisturbed")
-    pools, killed = [], []
-    original = workers.RayWorkers.__init__
-    monkeypatch.setattr(
-        workers.RayWorkers,
-        "__init__",
-        lambda self, *args: (original(self, *args), pools.append(self))[0],
-    )
-    sample = workers.RayWorkers.map
+    sample, begun = workers.RayWorkers.map, tmp_path / "begun"
+    begun.mkdir()
+
+    def noted(task, index):
+        def run(*arguments):
+            (begun / f"{index}_{os.getpid()}").touch()
+            return task(*arguments)
+
+        return run
+
+    def kill_the_first():
+        while not list(begun.iterdir()):
+            time.sleep(0.01)
+        time.sleep(0.1)  # a task takes some tenths of a second
+        os.kill(int(next(begun.iterdir()).name.partition("_")[2]), signal.SIGKILL)
 
     def disturbed(self, theta, tasks):
-        if not killed:
-            victim = self.processes()[0]
-            timer = threading.Timer(0.2, os.kill, (victim, signal.SIGKILL))
-            killed.append(victim)
-            timer.start()
-        return sample(self, theta, tasks)
+        monkeypatch.setattr(workers.RayWorkers, "map", sample)  # in this iteration alone
+        killer = threading.Thread(target=kill_the_first)
+        killer.start()
+        results = sample(self, theta, [noted(task, i) for i, task in enumerate(tasks)])
+        killer.join()
+        return results
 
     monkeypatch.setattr(workers.RayWorkers, "map", disturbed)
     _assert_equal(undisturbed, _final(longer, tmp_path / "disturbed"))
-    with pytest.raises(ProcessLookupError):
-        os.kill(killed[0], 0)
-    assert len(pools) == 1
+    assert caplog.text.count("a sampling worker was lost") == 1
+    tasks = [path.name.partition("_")[0] for path in begun.iterdir()]
+    assert len(tasks) == longer.shards + 1  # one of them in two processes
+
+
+def test_one_thread_and_all_cores_compute_the_same_bits():
+    """Logits of 25 frames, as many as a shard has paths in the paper's settings."""
+    frames = np.random.default_rng(0).integers(256, size=(25, 4, 52, 40)).astype(np.uint8)
+
+    def logits(environment, policy, theta):
+        network = tf.function(lambda: policy.network(tf.constant(theta), tf.constant(frames)))
+        return network().numpy()
+
+    trainer = training.Trainer(dataclasses.replace(TINY, workers=1))
+    theta = trainer.policy.network.initial_parameters()
+    theta += 0.1 * np.random.default_rng(1).standard_normal(theta.shape).astype(np.float32)
+    (there,) = trainer._workers.map(theta, [logits])
+    trainer.close()
+    np.testing.assert_array_equal(logits(None, trainer.policy, theta), there)
+
+
+def test_workers_on_a_running_cluster(tmp_path):
+    """The script joins this test's own cluster by its address."""
+    here = _final(TINY, tmp_path / "here")
+    address = ray.get_runtime_context().gcs_address
+    arguments = ["--task=pong", "--seed=1", "--iterations=2", "--steps_per_iteration=160"]
+    arguments += ["--path_length=20", "--workers=2", f"--out={tmp_path / 'there'}"]
+    command = [sys.executable, "experiments/train.py", *arguments, f"--ray_address={address}"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr[-2000:]
+    np.testing.assert_array_equal(runs.load_state(tmp_path / "there").theta, here[1]["theta"])
+
+
+def test_more_workers_than_cores_are_refused():
+    with pytest.raises(ValueError, match="workers=5 is not allowed: the cluster has 4 cores"):
+        workers.RayWorkers(lambda: (None, None), 5)
 
 
 def test_a_task_that_kills_every_worker_is_an_error(monkeypatch):

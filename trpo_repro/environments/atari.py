@@ -100,11 +100,15 @@ class Atari(base.Environment):
             `minimal`, the game's own actions.
           sticky_probability: that the emulator repeats the action before, each frame.
           slots: emulators at most; more rows than these are restored before each step.
+
+        Raises:
+          ValueError: an unknown name, screen or set of actions.
         """
+        for value, known in ((name, games()), (screen, SCREENS), (action_set, ACTION_SETS)):
+            if value not in known:
+                raise ValueError(f"unknown {value!r}; known: {', '.join(known)}")
         self.name = name
-        rom = roms.get_rom_path(name)
-        assert rom is not None, name
-        self._rom = rom
+        self._rom = str(roms.get_rom_path(name))
         self.batch_rows: int = slots
         self._size = SCREENS[screen][::-1]  # as OpenCV counts
         self._sticky = sticky_probability
@@ -124,9 +128,13 @@ class Atari(base.Environment):
             self._actions = np.array([action.value for action in actions])
         height, width = emulator.getScreenDims()
         self._screens = np.empty((2, height, width), np.uint8)
+        emulator.reset_game()
         self._start = emulator.cloneState(include_rng=False)
         emulator.getScreenGrayscale(self._screens[0])
         self._start_frame = self._resize(self._screens[0])
+        # Something that a saved state leaves out has another value until the first frame after
+        # a reset: Q*bert's states would go on otherwise in an emulator that has not moved.
+        emulator.act(0)
 
     def initial(self, batch_size, generator):
         noops = generator.integers(MAX_NOOPS + 1, size=batch_size)
@@ -162,6 +170,7 @@ class Atari(base.Environment):
         for i in range(size):
             slot = slots[i] if slots else 0
             emulator = self._slots[slot]
+            self._held[slot] = None  # an interrupt may come before it holds the next state
             if not slots:
                 emulator.restoreState(states.simulator[i])
             first, second = self._screens
@@ -215,6 +224,7 @@ class Atari(base.Environment):
             if slot < 0:
                 unused = next(free, None)
                 slots[i] = self._new_slot() if unused is None else unused
+                self._held[slots[i]] = None
                 self._slots[slots[i]].restoreState(snapshots[i])
         return slots
 
@@ -224,6 +234,7 @@ class Atari(base.Environment):
         emulator.setInt("max_num_frames_per_episode", 0)  # the cap is this class's
         emulator.setInt("random_seed", 0)
         emulator.loadROM(self._rom)
+        emulator.act(0)  # see __init__
         self._slots.append(emulator)
         self._held.append(None)
         return len(self._slots) - 1

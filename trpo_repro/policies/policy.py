@@ -165,7 +165,7 @@ def convolutional_policy(
     """Returns the paper's policy for Atari.
 
     Args:
-      observation_space: of [F, H, W] stacked frames.
+      observation_space: of [4, H, W] stacked frames.
       action_space: Discrete or MultiDiscrete.
       seed: of the initial weights.
       output_scale: variance scale of the last layer's initial weights.

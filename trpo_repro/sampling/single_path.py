@@ -52,8 +52,8 @@ class Trajectories:
     @property
     def finite(self) -> bool:
         """Whether every observation and reward is a finite number."""
-        arrays = (self.rewards, self.observations, self.cut_observations)
-        return all(bool(np.isfinite(array).all()) for array in arrays)
+        arrays = [self.rewards, self.observations, self.cut_observations]
+        return all(array.dtype.kind != "f" or bool(np.isfinite(array).all()) for array in arrays)
 
     def rows(self) -> np.ndarray | frames.StackedFrames:
         """Returns the T * B observations in row-major order, [T * B, ...]."""

@@ -61,9 +61,10 @@ class RayWorkers:
           address: of a running cluster; a local one is started when empty.
 
         Raises:
-          ValueError: there is no cluster at the address.
+          ValueError: there is no cluster at the address, or it has fewer cores than workers.
         """
         self._build = build
+        self._workers: list[Any] = []
         self._started_ray = not ray.is_initialized()
         if self._started_ray:
             options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
@@ -74,6 +75,10 @@ class RayWorkers:
             _check_answers(address)
             with _own_signals():
                 ray.init(**options)
+        cores = ray.cluster_resources().get("CPU", 0)
+        if count > cores:  # the others would wait for a core for ever
+            self.close()
+            raise ValueError(f"workers={count} is not allowed: the cluster has {cores:.0f} cores")
         self._workers = [self._start() for _ in range(count)]
 
     def map(self, theta, tasks):
@@ -133,9 +138,11 @@ def _check_answers(address: str) -> None:
 def _own_signals() -> Iterator[None]:
     """Keeps this process's handler of SIGTERM, which Ray replaces."""
     handler = signal.getsignal(signal.SIGTERM)
-    yield
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
 
 
 @ray.remote(num_cpus=1)
