@@ -51,6 +51,9 @@ OTHERS = {
 }
 
 
+LEVELS = ("random", "paper, single path")  # that Figure 5's curves are compared with
+
+
 def planned(budget_name: str, out: pathlib.Path, only: str = "*") -> list[batch.Run]:
     """Returns the runs of a budget, in the order to run them.
 
@@ -86,11 +89,16 @@ def plot(chosen: Sequence[batch.Run], out: pathlib.Path) -> None:
         for run in begun:
             if run.task == game:
                 panel.setdefault(configs.ALGORITHMS[run.setting].label, []).append(run.directory)
+    others = published(pathlib.Path(PUBLISHED.value))
+    levels = {
+        title: {row["row"]: row[game] for row in others if row["row"] in LEVELS}
+        for game, title in configs.GAMES.items()
+    }
     for x in ("iteration", "env_steps"):
         file = out / f"figure5_{x}.png"
-        plotting.learning_curves(panels, file, x=x, y="return_recent", columns=3)
+        plotting.learning_curves(panels, file, x=x, y="return_recent", levels=levels, columns=3)
         print(file)
-    rows = [*published(pathlib.Path(PUBLISHED.value)), *own(begun)]
+    rows = [*others, *own(begun)]
     scores = [row for row in rows if row["row"] not in ("random", "human")]
     rows += [normalized(row, rows) for row in scores if "error" not in row["score"]]
     buffer = io.StringIO()

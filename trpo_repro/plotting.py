@@ -65,18 +65,19 @@ def learning_curves(
     x: str = "iteration",
     y: str = "return_mean",
     lengths: Mapping[str, int] | None = None,
+    levels: Mapping[str, Mapping[str, float]] | None = None,
     columns: int = 2,
 ) -> None:
     """Draws one curve a group: mean and 95% bootstrap interval over its runs.
 
     Args:
       panels: title → label → run directories; a label, up to a comma, has the same color in
-        every panel, and a
-        panel without labels says that it has no runs.
+        every panel, and a panel without labels says that it has no runs.
       output: PNG to write.
       x: column of metrics.csv on the horizontal axes.
       y: column on the vertical axes.
       lengths: title → iterations to draw at most.
+      levels: title → label → height of a horizontal line to compare with.
       columns: panels side by side.
 
     Raises:
@@ -96,6 +97,10 @@ def learning_curves(
             color = f"C{labels.index(label.partition(',')[0])}"
             longest = (lengths or {}).get(title)
             _draw_curve(axes, runs, label, color, x=x, y=y, generator=generator, longest=longest)
+        for i, (label, height) in enumerate(
+            (levels or {}).get(title, {}).items() if groups else ()
+        ):
+            axes.axhline(height, color="gray", linestyle=("--", ":")[i % 2], label=label)
         axes.set(title=title, xlabel=LABELS.get(x, x), ylabel=LABELS.get(y, y))
         axes.set_xlim(left=0)
         if x == "env_steps":
