@@ -4,8 +4,8 @@ python experiments/atari.py --list --budget=reduced
 python experiments/atari.py --run --budget=reduced --only='pong/single_path/*'
 python experiments/atari.py --plot --budget=reduced
 
-Runs are --out/GAME/SAMPLER/seed_N, with results/atari as default (runs/atari for smoke). What is
-there is not run again, and what was interrupted goes on. --plot plays 30 episodes with every new
+Runs are --out/GAME/SAMPLER/seed_N, with results/atari as default (runs/atari_smoke for smoke). What
+is there is not run again, and what was interrupted goes on. --plot plays 30 episodes with every new
 final policy, draws Figure 5 and writes Table 1, with what there is.
 
 A run's two scores: the mean undiscounted score of the last 100 training episodes, and of 30
@@ -74,7 +74,8 @@ def planned(budget_name: str, out: pathlib.Path, only: str = "*") -> list[batch.
 
 def main(_):
     budget = batch.BUDGET.value
-    out = pathlib.Path(cli.OUT.value or ("runs/atari" if budget == "smoke" else "results/atari"))
+    default = "runs/atari_smoke" if budget == "smoke" else "results/atari"
+    out = pathlib.Path(cli.OUT.value or default)
     batch.main(lambda only: planned(budget, out, only), lambda: plot(planned(budget, out), out))
 
 

@@ -27,7 +27,11 @@ PLOT = flags.DEFINE_bool("plot", False, "Draw the figures and write the tables."
 BUDGET = flags.DEFINE_enum(
     "budget", "reduced", ["smoke", "reduced", "paper"], "Size of the runs; smoke is for tests."
 )
-ONLY = flags.DEFINE_string("only", "*", "Glob of TASK/SETTING/seed_N: the runs to list or run.")
+ONLY = flags.DEFINE_string(
+    "only",
+    "*",
+    "Glob of TASK/SETTING/seed_N: the runs to list or run; figures take all that there are.",
+)
 flags.declare_key_flag("workers")  # train.py's; the others of its flags are the budget's here
 
 
@@ -57,10 +61,12 @@ class Run:
     def arguments(self) -> list[str]:
         """Flags of experiments/train.py: what differs from the task's preset."""
         start = configs.preset("paper", self.task, self.config.sampler, self.config.algorithm)
+        unread = config.without_effect(self.config)
         changed = {
             field.name: getattr(self.config, field.name)
             for field in dataclasses.fields(self.config)
             if getattr(self.config, field.name) != getattr(start, field.name)
+            and field.name not in unread
         }
         if self.config.sampler == "vine":
             changed = {"sampler": "vine", **changed}
@@ -127,9 +133,13 @@ def main(planned: Callable[[str], list[Run]], draw: Callable[[], None]) -> None:
     """
     if not (LIST.value or RUN.value or PLOT.value):
         cli.refuse("give at least one of --list, --run and --plot")
-    for field in dataclasses.fields(config.Config):
-        if field.name != "workers" and flags.FLAGS[field.name].present:
-            cli.refuse(f"--{field.name} is train.py's: the budget decides the runs' settings")
+    others = {"preset", "resume", *(field.name for field in dataclasses.fields(config.Config))}
+    for name in sorted(others - {"workers"}):
+        if flags.FLAGS[name].present:
+            cli.refuse(
+                f"--{name} is train.py's: the budget decides the settings, and runs go on where "
+                "they stopped"
+            )
     try:
         chosen = planned(ONLY.value)
         if LIST.value:
@@ -148,8 +158,13 @@ def show(chosen: Sequence[Run]) -> None:
     """Prints every run's command; what is done is marked."""
     for run in chosen:
         command = shlex.join(["python", "experiments/train.py", *run.arguments])
-        state = f"{run.iterations} of {run.config.iterations} iterations"
-        print(command + (f"  # {'done' if run.done else state}" if run.iterations else ""))
+        try:
+            state = (
+                "done" if run.done else f"{run.iterations} of {run.config.iterations} iterations"
+            )
+        except ValueError as error:
+            state = str(error)
+        print(command + (f"  # {state}" if run.iterations else ""))
 
 
 def execute(chosen: Sequence[Run], workers: int) -> None:
@@ -199,6 +214,8 @@ def execute(chosen: Sequence[Run], workers: int) -> None:
                         failed.append(run)
                         log = run.directory / "train.log"
                         tqdm.tqdm.write(f"{run.name} failed: {error or 'stopped'}; see {log}")
+                    else:  # what its target return spared it need not be waited for
+                        progress.total -= most_steps(run, run.config.iterations - run.iterations)
                 if any(isinstance(f.exception(), concurrent.futures.BrokenExecutor) for f in ended):
                     # A worker was killed, and the pool with it: its other runs go on in a new one.
                     waiting = [*active.values(), *waiting]

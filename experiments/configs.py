@@ -263,15 +263,17 @@ def preset(
       algorithm: of ALGORITHMS in trpo_repro.config; CEM's and CMA's populations are the task's.
 
     Raises:
-      ValueError: unknown preset, or a preset that lacks the sampler.
+      ValueError: unknown preset, or a preset that lacks the sampler or task.
     """
     if name not in PRESETS:
         raise ValueError(f"unknown preset {name!r}; known: {', '.join(PRESETS)}")
+    is_atari = environments.is_atari(task)
     if name == "gae":
-        if sampler == "vine":
-            raise ValueError("preset=gae is not allowed with sampler=vine: must be paper")
+        for wrong, what in ((sampler == "vine", "sampler=vine"), (is_atari, "Atari games")):
+            if wrong:
+                raise ValueError(f"preset=gae is not allowed with {what}: must be paper")
         return dataclasses.replace(GAE, task=task)
-    if environments.is_atari(task):
+    if is_atari:
         start = dataclasses.replace(ATARI, task=task)
         vine = {"sampler": "vine", **ATARI_VINE} if sampler == "vine" else {}
         return dataclasses.replace(start, **vine)

@@ -4,8 +4,8 @@ python experiments/figure4.py --list --budget=reduced
 python experiments/figure4.py --run --budget=reduced --only='cartpole/*' --workers=2
 python experiments/figure4.py --plot --budget=reduced
 
-Runs are --out/TASK/SETTING/seed_N, with results as default (runs/figure4 for smoke); those of a
-budget whose iterations are not Table 2's are in TASK_BUDGET. What is there is not run again, and
+Runs are --out/TASK/SETTING/seed_N, with results as default (runs/figure4_smoke for smoke); those of
+a budget whose iterations are not Table 2's are in TASK_BUDGET. What is there is not run again, and
 what was interrupted goes on. --plot draws what there is.
 """
 
@@ -55,7 +55,7 @@ def planned(budget_name: str, out: pathlib.Path, only: str = "*") -> list[Run]:
 
 
 def main(_):
-    default = "runs/figure4" if batch.BUDGET.value == "smoke" else "results"
+    default = "runs/figure4_smoke" if batch.BUDGET.value == "smoke" else "results"
     out = pathlib.Path(cli.OUT.value or default)
     batch.main(
         lambda only: planned(batch.BUDGET.value, out, only),

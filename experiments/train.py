@@ -26,7 +26,8 @@ _HELP = {
     "seed": "Seed of every random number.",
     "iterations": "Policy iterations, at most.",
     "target_return": "End once the mean return of the last 100 episodes is above this.",
-    "steps_per_iteration": "Environment steps in one iteration, all paths together (single_path).",
+    "steps_per_iteration": "Environment steps (Atari: decisions of 4 frames) in one iteration, all "
+    "paths together (single_path).",
     "path_length": "Environment steps of each parallel path, or vine trunk, in one iteration.",
     "fresh_paths": "Start every iteration's paths from s0 ~ rho0; else go on from the last states.",
     "discount": "Discount factor gamma, in (0, 1).",
@@ -64,12 +65,13 @@ _HELP = {
     "noise": "Added to the candidates' variances at first, in units of search_deviation^2 (cem).",
     "noise_updates": "Iterations until no variance is added any more (cem).",
     "screen": f"Height x width of Atari's frames, one of: {', '.join(atari.SCREENS)}.",
-    "action_set": "Of Atari: factored (18 actions of the joystick) or minimal (the game's own).",
+    "action_set": "Of Atari: factored (horizontal 3 x vertical 3 x fire 2) or minimal (one of the "
+    "game's own).",
     "sticky_probability": "Probability that an Atari frame repeats the action before.",
     "clip_rewards": "Learn from the signs of rewards; metrics keep the rewards themselves.",
     "shards": "Parts of the batch that are sampled apart, with random numbers of their own.",
-    "workers": "Sampling processes, on Ray; 0: this process; never changes a number. "
-    "Of figure4.py and atari.py: runs at a time.",
+    "workers": "Sampling processes on Ray, of which --shards can be busy; 0: this process; never "
+    "changes a number. In figure4.py and atari.py: runs at a time (1), which share the cores.",
     "ray_address": "Of a Ray cluster for the workers; a local one is started when empty.",
     "threads": "Simulator threads; 0 uses every core. Never changes a number.",
 }

@@ -306,9 +306,14 @@ _READ_BY: tuple[tuple[str, _Reads, tuple[str, ...]], ...] = (
         ),
     ),
     (
+        "sampler=single_path and algorithms other than cem and cma",
+        lambda config: config.sampler == "single_path" and config.algorithm not in BLACK_BOX,
+        ("steps_per_iteration",),
+    ),
+    (
         "algorithms other than cem and cma",
         lambda config: config.algorithm not in BLACK_BOX,
-        ("discount", "clip_rewards", "shards", "workers"),
+        ("path_length", "fresh_paths", "discount", "clip_rewards", "shards", "workers"),
     ),
     ("runs with a baseline", lambda config: config.baseline != "none", ("gae_lambda",)),
     (

@@ -21,7 +21,7 @@ import tqdm
 from absl import logging
 
 from trpo_repro import black_box, checkpoint, metrics, training
-from trpo_repro.config import BLACK_BOX, Config
+from trpo_repro.config import BLACK_BOX, Config, without_effect
 from trpo_repro.policies import policy as policy_lib
 
 PACKAGES = (
@@ -137,6 +137,10 @@ def _start(
     record: dict[str, Any] = {"sessions": []}
     if resume:
         record = check_resumable(config, directory)
+        for name in ("iterations", "target_return"):
+            before, now = record["config"].get(name), getattr(config, name)
+            if before != now:
+                logging.warning("%s was %s before and is %s now", name, before, now)
     elif (directory / "config.json").exists():
         raise ValueError(f"{directory} already holds a run; pass --resume or another --out")
     trainer = make_trainer(config)
@@ -166,7 +170,7 @@ def _start(
         if before["versions"] != session["versions"]:
             logging.warning("%s: library versions have changed; numbers may differ", directory)
     record = {
-        "config": dataclasses.asdict(config),
+        "config": _read_fields(config),
         "sessions": [*record["sessions"], session],
     }
     checkpoint.write_text(directory / "config.json", json.dumps(record, indent=2) + "\n")
@@ -213,19 +217,26 @@ def check_resumable(config: Config, directory: pathlib.Path) -> dict[str, Any]:
         record["config"], record["sessions"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged: {error!r}") from error
-    asked = json.loads(json.dumps(dataclasses.asdict(config)))
+    asked = json.loads(json.dumps(_read_fields(config)))
     # What a run knew nothing of has its default value.
     saved = {**json.loads(json.dumps(dataclasses.asdict(Config()))), **record["config"]}
     differing = [
-        f"{name} is {saved[name]!r} there and {asked.get(name)!r} here"
-        for name in sorted(saved)
-        if saved[name] != asked.get(name) and name not in FREE_ON_RESUME
+        f"{name} is {saved[name]!r} there and {asked[name]!r} here"
+        for name in sorted(asked)
+        if saved[name] != asked[name] and name not in FREE_ON_RESUME
     ]
     if differing:
         raise ValueError(
-            f"{directory} holds a run of another configuration: {'; '.join(differing)}"
+            f"{directory} holds a run of another configuration: {'; '.join(differing)}; move it "
+            "away, or give another --out"
         )
     return record
+
+
+def _read_fields(config: Config) -> dict[str, Any]:
+    """Returns the fields that a run of the configuration reads."""
+    unread = without_effect(config)
+    return {name: v for name, v in dataclasses.asdict(config).items() if name not in unread}
 
 
 def _describe_session(first_iteration: int) -> dict[str, Any]:

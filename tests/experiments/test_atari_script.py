@@ -86,6 +86,7 @@ def test_a_policy_file_of_another_network_is_refused(tmp_path):
         (["--plot", "--budget=paper", "--out=nowhere"], "no run of the budget is in nowhere"),
         (["--list", "--only=chess*"], "--only=chess* matches no run"),
         (["--run", "--seed=2"], "--seed is train.py's: the budget decides"),
+        (["--list", "--resume"], "--resume is train.py's"),
     ],
 )
 def test_bad_input_is_one_line(script, arguments, message):

@@ -43,14 +43,14 @@ def test_the_smoke_budget_end_to_end(script, tmp_path):
 
 @pytest.mark.parametrize("budget", list(configs.BUDGETS))
 def test_listed_commands_make_the_planned_configurations(budget):
-    """Every command parses to the very configuration that --run checks its directory against."""
+    """Every command parses to what --run checks its directory against, which runs read."""
     for run in figure4.planned(budget, pathlib.Path("somewhere")):
         if run.config.seed > 1:
             break
         for name in flags.FLAGS:
             flags.FLAGS[name].unparse()
         flags.FLAGS(["train.py", *run.arguments])
-        assert train.config_from_flags() == run.config, run.name
+        assert runs._read_fields(train.config_from_flags()) == runs._read_fields(run.config)
     for name in flags.FLAGS:
         flags.FLAGS[name].unparse()
     flags.FLAGS.mark_as_parsed()

@@ -63,6 +63,7 @@ def test_main_leaves_what_it_prints(tmp_path, capsys):
         (["swimmer"], "unexpected argument 'swimmer'"),
         (["--trunks=8"], "--trunks has no effect here: it is for sampler=vine"),
         (["--task=pong", "--hidden_sizes=9"], "it is for tasks other than Atari games"),
+        (["--task=pong", "--preset=gae"], "preset=gae is not allowed with Atari games"),
     ],
 )
 def test_impossible_values_are_one_line_and_exit_code_2(script, tmp_path, arguments, message):
