@@ -52,6 +52,7 @@ bench-peers: install  ## Compare with SB3-contrib's TRPO, in a venv of its own.
 
 figures: install  ## Draw the learning curves in results/ from their CSVs.
 	$(BIN)/python experiments/figure4.py --plot --budget=reduced
+	$(BIN)/python experiments/atari.py --plot --budget=reduced
 	$(foreach x,iteration env_steps,$(BIN)/python experiments/plot.py $(PAPER_RUNS) \
 		--x=$(x) --y=reward_per_step --out=results/locomotion_$(x).png &&) true
 	$(BIN)/python experiments/plot.py --runs='Hopper-v5/TRPO with GAE=results/Hopper-v5/gae/seed_*' \
