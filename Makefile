@@ -32,7 +32,7 @@ demo: install  ## Train TRPO on Swimmer with Table 2's settings (5 to 10 minutes
 		$(if $(wildcard $(OUT)/config.json),--resume)
 
 test: install  ## Run the tests (about 8 minutes).
-	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile
+	$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal
 
 test-slow: install  ## Run the slow tests.
 	$(BIN)/python -m pytest -m slow

@@ -292,7 +292,7 @@ _SMOKE_PATHS = {"steps_per_iteration": 80, "shards": 2}
 _SMOKE_VINE = {"trunks": 2, "rollout_states": 4, "rollout_length": 3, "shards": 2}
 ATARI_BUDGETS: dict[str, dict[tuple[str, str], dict[str, Any]]] = {
     "smoke": {
-        ("pong", "single_path"): {**_SMOKE_ATARI, **_SMOKE_PATHS},
+        ("breakout", "single_path"): {**_SMOKE_ATARI, **_SMOKE_PATHS},
         ("breakout", "vine"): {**_SMOKE_ATARI, **_SMOKE_VINE},
     },
     # What 2 cores do in hours: Pong is the game that is solved first.

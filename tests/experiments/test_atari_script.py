@@ -28,11 +28,11 @@ def test_the_smoke_budget_end_to_end(script, tmp_path):
         if row["row"] == "ours, single path" and row["score"] == "30 episodes of the final policy"
     ]
     assert ours["budget"] == "2 × 0.08K decisions, seed 1"
-    record = json.loads((tmp_path / "pong/single_path/seed_1/evaluation.json").read_text())
+    record = json.loads((tmp_path / "breakout/single_path/seed_1/evaluation.json").read_text())
     assert len(record["scores"]) == 30
-    assert float(ours["pong"]) == round(np.mean(record["scores"]), 1)
-    assert -21 <= float(ours["pong"]) < -15  # two iterations teach nothing
-    assert (tmp_path / "pong/single_path/seed_1/policy.npz").stat().st_size < 2**20
+    assert float(ours["breakout"]) == round(np.mean(record["scores"]), 1)
+    assert 0 < float(ours["breakout"]) < 4  # two iterations teach nothing
+    assert (tmp_path / "breakout/single_path/seed_1/policy.npz").stat().st_size < 2**20
     assert "2 of 2 runs are done" in script("atari", *arguments).stdout
 
 

@@ -71,7 +71,13 @@ def _assert_equal(first, second):
             np.testing.assert_array_equal(array, theirs[name], err_msg=name)
 
 
-@pytest.mark.parametrize("config", [TINY, VINE, HOPPER], ids=["pong", "pong vine", "hopper"])
+OTHERS = [
+    pytest.param(VINE, id="pong vine", marks=pytest.mark.slow),
+    pytest.param(HOPPER, id="hopper", marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize("config", [pytest.param(TINY, id="pong"), *OTHERS])
 def test_any_number_of_workers_gives_the_same_bits(tmp_path, config):
     numbers = (1, 2, 4) if config is TINY else (1, 2)
     ends = [
@@ -82,7 +88,7 @@ def test_any_number_of_workers_gives_the_same_bits(tmp_path, config):
         _assert_equal(ends[0], other)
 
 
-@pytest.mark.parametrize("config", [TINY, HOPPER], ids=["pong", "hopper"])
+@pytest.mark.parametrize("config", [pytest.param(TINY, id="pong"), *OTHERS])
 def test_in_process_is_the_same(tmp_path, config):
     """Physics and rewards do not know where they run; the policies' sums are the same on these
     networks whatever the threads."""
@@ -191,6 +197,7 @@ def test_results_are_in_the_order_of_the_tasks():
     pool.close()
 
 
+@pytest.mark.slow
 def test_resume_on_another_number_of_workers(tmp_path):
     whole = _final(dataclasses.replace(TINY, workers=2), tmp_path / "whole")
     part = dataclasses.replace(TINY, workers=1)
