@@ -31,7 +31,7 @@ demo: install  ## Train TRPO on Swimmer with Table 2's settings (5 to 10 minutes
 	$(BIN)/python experiments/train.py --task=swimmer --preset=paper --seed=1 --out=$(OUT) \
 		$(if $(wildcard $(OUT)/config.json),--resume)
 
-test: install  ## Run the tests (about 8 minutes).
+test: install  ## Run the tests (about 9 minutes).
 	$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal
 
 test-slow: install  ## Run the slow tests.
@@ -42,7 +42,7 @@ lint: install  ## Check format, style and types.
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: install  ## Measure speed and memory, as ratios of one run (about 5 minutes).
+bench: install  ## Measure speed and memory, as ratios of one run (about 15 minutes).
 	$(BIN)/python experiments/bench.py
 
 bench-peers: install  ## Compare with SB3-contrib's TRPO, in a venv of its own.
