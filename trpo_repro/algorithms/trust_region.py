@@ -145,7 +145,7 @@ def trust_region_step(
         )
         direction, residual = solution.x, solution.relative_residual
         positive = solution.positive
-        finite = tf.reduce_all(tf.math.is_finite(direction)) & tf.math.is_finite(residual)
+        finite = solution.finite & tf.reduce_all(tf.math.is_finite(direction))
 
     if method.step is StepRule.FIXED:
         step = tf.constant(method.step_size, theta.dtype) * direction

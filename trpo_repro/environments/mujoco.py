@@ -46,6 +46,21 @@ class Transition:
     seconds: float
 
 
+def root_joint(qpos: np.ndarray) -> np.ndarray:
+    """Returns the [B] x positions of the model's root joint, from [B, nq] positions."""
+    return qpos[:, 0]
+
+
+def swimmer_center_of_mass(qpos: np.ndarray) -> np.ndarray:
+    """Returns the [B] x positions of the swimmer's center of mass, from [B, 5] positions.
+
+    Three equal links of unit length at absolute angles a, b, c, the root joint half a link behind
+    the first: x + (2 cos a − 1.5 cos b − 0.5 cos c) / 3.
+    """
+    first, second, third = np.cos(np.cumsum(qpos[:, 2:], axis=1)).T
+    return qpos[:, 0] + (2 * first - 1.5 * second - 0.5 * third) / 3
+
+
 @dataclasses.dataclass(frozen=True)
 class Locomotion:
     """Reward: forward velocity + alive bonus − control cost − foot impact cost.
@@ -54,20 +69,25 @@ class Locomotion:
       control_cost: coefficient of ‖u‖².
       cost_of_clipped: charge for the clipped control (the joint torque that acts) instead of
         for the action as given.
-      forward_weight: of the mean x velocity over the step, in m/s.
+      position: [B, nq] positions → [B] x positions in m, whose mean velocity over the step is
+        rewarded.
+      forward_weight: coefficient of that velocity, in 1/(m/s).
       alive_bonus: paid in healthy states.
       healthy: (column of qpos, lowest, highest), open intervals.
       healthy_limit: bound on |.| of every position but x and z and of every velocity.
-      impact_cost: coefficient of the squared net contact force on each foot, in 1/N².
+      impact_cost: coefficient of the squared net contact forces on the feet, in 1/N².
+      impact_limit: largest impact cost of a step.
     """
 
     control_cost: float = 0.0
     cost_of_clipped: bool = False
+    position: Callable[[np.ndarray], np.ndarray] = root_joint
     forward_weight: float = 1.0
     alive_bonus: float = 0.0
     healthy: tuple[tuple[int, float, float], ...] = ()
     healthy_limit: float = np.inf
     impact_cost: float = 0.0
+    impact_limit: float = np.inf
 
     def __call__(self, transition: Transition) -> tuple[np.ndarray, np.ndarray]:
         """Returns ([B] rewards, [B] healthy); states that are not healthy end the episode."""
@@ -79,10 +99,12 @@ class Locomotion:
             healthy &= (np.abs(t.qpos[:, 2:]) < self.healthy_limit).all(axis=1)
             healthy &= (np.abs(t.qvel) < self.healthy_limit).all(axis=1)
         controls = t.controls if self.cost_of_clipped else t.actions
-        rewards = self.forward_weight * (t.qpos[:, 0] - t.qpos_before[:, 0]) / t.seconds
+        distance = self.position(t.qpos) - self.position(t.qpos_before)
+        rewards = self.forward_weight * distance / t.seconds
         rewards += self.alive_bonus * healthy - self.control_cost * np.sum(controls**2, axis=1)
         if self.impact_cost:
-            rewards -= self.impact_cost * np.sum(t.outputs["sensordata"] ** 2, axis=1)
+            impacts = self.impact_cost * np.sum(t.outputs["sensordata"] ** 2, axis=1)
+            rewards -= np.minimum(impacts, self.impact_limit)
         return rewards, healthy
 
 
@@ -132,6 +154,12 @@ _WALKER_HEALTHY = ((1, 0.8, 2.0), (2, -1.0, 1.0))
 TASKS: dict[str, Task] = {
     # Paper, Sec. 8.1: full state, control cost 1e-5 (departures: WORKSPACE.md).
     "swimmer": Task(
+        "swimmer.xml", 4,
+        Locomotion(1e-5, cost_of_clipped=True, position=swimmer_center_of_mass),
+        position_noise=0.1, velocity_noise=0.1,
+    ),
+    # Swimmer rewarded as in Gymnasium, to compare with: experiments/swimmer_study.py.
+    "swimmer_root_joint": Task(
         "swimmer.xml", 4, Locomotion(1e-5, cost_of_clipped=True),
         position_noise=0.1, velocity_noise=0.1,
     ),
@@ -146,7 +174,8 @@ TASKS: dict[str, Task] = {
     "walker": Task(
         "walker2d_v5.xml", 4,
         Locomotion(
-            1e-5, cost_of_clipped=True, alive_bonus=1.0, healthy=_WALKER_HEALTHY, impact_cost=1e-5
+            1e-5, cost_of_clipped=True, alive_bonus=1.0, healthy=_WALKER_HEALTHY,
+            impact_cost=5e-7, impact_limit=10.0,
         ),
         position_noise=5e-3, velocity_noise=5e-3, velocity_limit=10.0,
         feet=("foot_geom", "foot_left_geom"), outputs=("sensordata",),

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 
@@ -13,13 +14,15 @@ class Solution(NamedTuple):
       x: [P], the last iterate; x = 0 is the start.
       relative_residual: ‖b − A x‖ / ‖b‖ by the recurrence; 0 when b = 0.
       iterations: products used.
-      positive: whether every pᵀAp met was positive; a negative or zero one stops the solver.
+      positive: whether pᵀAp > 0 for the first direction, p = b; true when b = 0.
+      finite: whether every product was finite.
     """
 
     x: tf.Tensor
     relative_residual: tf.Tensor
     iterations: tf.Tensor
     positive: tf.Tensor
+    finite: tf.Tensor
 
 
 def conjugate_gradient(
@@ -27,34 +30,51 @@ def conjugate_gradient(
     b: tf.Tensor,
     *,
     iterations: int,
-    tolerance: float = 1e-10,
+    tolerance: float | None = None,
 ) -> Solution:
-    """Solves A x = b for symmetric positive definite A (Hestenes and Stiefel, 1952).
+    """Solves A x = b for symmetric positive semi-definite A (Hestenes and Stiefel, 1952).
+
+    The Fisher matrix of a softmax policy is singular: once the solver has converged as far as its
+    number type allows, rounding may show it a direction p with pᵀAp ≤ 0. It stops there, as at a
+    product that is not finite, and keeps the iterate that it has.
 
     Args:
       product: v → A v.
       b: [P].
       iterations: products at most.
-      tolerance: stops once the relative residual is at most this.
+      tolerance: stops once the relative residual is at most this; by default 16 units of rounding
+        of b's type, which is what sums over a batch leave of a residual.
     """
+    if tolerance is None:
+        tolerance = 16 * float(np.finfo(b.dtype.as_numpy_dtype).eps)
     squared_b = tf.reduce_sum(b * b)
     squared_goal = tf.constant(tolerance, b.dtype) ** 2 * squared_b
 
-    def proceed(i, x, residual, direction, squared, positive):
-        return (i < iterations) & positive & (squared > squared_goal)
+    def proceed(i, usable, finite, x, residual, direction, squared):
+        return (i < iterations) & usable & (squared > squared_goal)
 
-    def body(i, x, residual, direction, squared, positive):
+    def body(i, usable, finite, x, residual, direction, squared):
         a_direction = product(direction)
         curvature = tf.reduce_sum(direction * a_direction)
-        positive = curvature > 0  # False for NaN too.
-        alpha = tf.where(positive, squared / curvature, tf.zeros_like(squared))
-        x += alpha * direction
-        residual -= alpha * a_direction
-        new_squared = tf.reduce_sum(residual * residual)
-        direction = residual + (new_squared / squared) * direction
-        return i + 1, x, residual, direction, new_squared, positive
+        finite = tf.math.is_finite(curvature)
+        usable = finite & (curvature > 0)
+        alpha = tf.math.divide_no_nan(squared, curvature)
+        new_residual = tf.where(usable, residual - alpha * a_direction, residual)
+        new_squared = tf.reduce_sum(new_residual * new_residual)
+        return (
+            i + 1,
+            usable,
+            finite,
+            tf.where(usable, x + alpha * direction, x),
+            new_residual,
+            new_residual + (new_squared / squared) * direction,
+            new_squared,
+        )
 
-    start = (tf.constant(0), tf.zeros_like(b), b, b, squared_b, tf.constant(True))
-    used, x, _, _, squared, positive = tf.while_loop(proceed, body, start, parallel_iterations=1)
+    true = tf.constant(True)
+    start = (tf.constant(0), true, true, tf.zeros_like(b), b, b, squared_b)
+    used, usable, finite, x, _, _, squared = tf.while_loop(
+        proceed, body, start, parallel_iterations=1
+    )
     residual = tf.sqrt(tf.math.divide_no_nan(squared, squared_b))
-    return Solution(x, residual, used, positive)
+    return Solution(x, residual, used, usable | (used > 1), finite)
