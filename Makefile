@@ -10,7 +10,8 @@ PAPER_RUNS := \
 	--runs='Swimmer/vine=results/swimmer/vine/seed_*' \
 	--runs='Hopper/single path=results/hopper/single_path/seed_*' \
 	--runs='Hopper/vine=results/hopper/vine/seed_*' \
-	--runs='Walker/single path=results/walker/single_path/seed_*'
+	--runs='Walker/single path=results/walker/single_path/seed_*' \
+	--episode_length=Hopper,Walker
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-slow lint bench bench-peers figures

@@ -70,7 +70,7 @@ class Run:
         }
         if self.config.sampler == "vine":
             changed = {"sampler": "vine", **changed}
-        if self.config.algorithm in config.BLACK_BOX:
+        if self.config.algorithm != "trpo":
             changed = {"algorithm": self.config.algorithm, **changed}
         named = {"task": self.task, **changed, "seed": self.config.seed, "out": self.directory}
         return [f"--{name}={value}" for name, value in named.items()]

@@ -318,7 +318,7 @@ def _products() -> tuple[float, float]:
             theta,
             tensors,
             None,
-            tensors["observations"],
+            {"observations": tensors["observations"]},
             trust_region.chunks.CHUNK_ROWS,
         )
 

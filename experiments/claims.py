@@ -136,8 +136,12 @@ def _all(judgments: Sequence[str]) -> str:
     return HOLDS
 
 
-def _each(parts: Iterable[str], judge_part: Callable[[str], Verdict]) -> Verdict:
-    """Judges a claim of several parts; one that lacks data leaves the others' failures."""
+def _each(
+    parts: Iterable[str],
+    judge_part: Callable[[str], Verdict],
+    combine: Callable[[Sequence[str]], str] = _all,
+) -> Verdict:
+    """Judges a claim of several parts, of which one may lack data."""
     texts, judgments = [], []
     for task in parts:
         try:
@@ -146,7 +150,7 @@ def _each(parts: Iterable[str], judge_part: Callable[[str], Verdict]) -> Verdict
             verdict = Verdict(str(error), UNKNOWN)
         texts.append(f"{task}: {verdict.estimate}")
         judgments.append(verdict.verdict)
-    return Verdict("; ".join(texts), _all(judgments))
+    return Verdict("; ".join(texts), combine(judgments))
 
 
 def trpo_is_best(results: Results) -> Verdict:
@@ -270,10 +274,12 @@ def line_search_prevents_catastrophes(results: Results) -> Verdict:
         text += f", difference {low:+.2g} to {high:+.2g}"
         return Verdict(text, HOLDS if low > 0 else FAILS if high <= 0 else UNKNOWN)
 
-    verdict = _each(configs.BESIDE_TASKS, of_task)
-    # "Occasionally": one task that shows it is enough.
-    shown = [of_task(task).verdict for task in configs.BESIDE_TASKS]
-    return Verdict(verdict.estimate, HOLDS if HOLDS in shown else _all(shown))
+    def one_is_enough(judgments):  # "occasionally"; to deny it, every task must
+        if HOLDS in judgments:
+            return HOLDS
+        return UNKNOWN if UNKNOWN in judgments else FAILS
+
+    return _each(configs.BESIDE_TASKS, of_task, one_is_enough)
 
 
 def _catastrophes(gains: np.ndarray) -> int:

@@ -93,6 +93,7 @@ def plot(chosen: Sequence[Run], out: pathlib.Path) -> None:
             x=x,
             y="reward_per_step",
             lengths={TITLES[task]: length for task, length in lengths.items()},
+            with_episode_length=[TITLES[task] for task in ("hopper", "walker")],
         )
         print(file)
 

@@ -19,6 +19,9 @@ RUNS = flags.DEFINE_multi_string(
 )
 X = flags.DEFINE_enum("x", "iteration", ["iteration", "env_steps"], "Horizontal axis.")
 Y = flags.DEFINE_string("y", "return_mean", "Vertical axis: a column of metrics.csv.")
+EPISODE_LENGTH = flags.DEFINE_list(
+    "episode_length", [], "Titles of panels to draw again with the mean length of episodes."
+)
 
 
 def main(_):
@@ -26,7 +29,15 @@ def main(_):
         cli.refuse("give the figure's file with --out=FILE.png")
     output = pathlib.Path(cli.OUT.value)
     try:
-        plotting.learning_curves(panels(RUNS.value), output, x=X.value, y=Y.value)
+        drawn = panels(RUNS.value)
+        for title in EPISODE_LENGTH.value:
+            if title not in drawn:
+                raise ValueError(
+                    f"--episode_length={title} is not allowed: must be of {', '.join(drawn)}"
+                )
+        plotting.learning_curves(
+            drawn, output, x=X.value, y=Y.value, with_episode_length=EPISODE_LENGTH.value
+        )
     except (ValueError, OSError) as error:
         cli.refuse(str(error))
     print(output)

@@ -15,13 +15,14 @@ from absl import flags
 from matplotlib import figure
 
 from experiments import cli
-from trpo_repro.theory import mdp, natural_gradient, verification
+from trpo_repro.theory import bounds, mdp, natural_gradient, verification
 from trpo_repro.theory import policy_iteration as pi
 
 PAIRS = flags.DEFINE_integer("pairs", 2000, "Random pairs of policies that bounds are checked on.")
 ITERATIONS = flags.DEFINE_integer("theory_iterations", 300, "Updates in the figures of returns.")
 
 KL_LIMIT = 0.01
+PATH_LENGTH = 1000  # Table 2
 UPDATES: dict[str, Callable[[], pi.Update]] = {
     "policy iteration": lambda: pi.greedy,
     "conservative policy iteration (eq. 5)": lambda: pi.conservative,
@@ -180,6 +181,25 @@ def write_violations(rows: dict[str, tuple[str, float]], directory: pathlib.Path
     (directory / "violations.md").write_text("\n".join(lines) + "\n")
 
 
+def write_state_weighting(directory: pathlib.Path) -> None:
+    """Writes the cosine of ∇η with the gradient that weighs states equally, as practice does."""
+    generator = np.random.default_rng(0)
+    lines = ["process,policies,least_cosine,median_cosine,largest_cosine"]
+    for name, make in PROCESSES.items():
+        process = make()
+        cosines = []
+        for _ in range(200):
+            logits = generator.standard_normal(process.rewards.shape)
+            exact = bounds.surrogate_gradient(process, logits).ravel()
+            equal = bounds.equally_weighted_gradient(process, logits, PATH_LENGTH).ravel()
+            cosines.append(exact @ equal / np.linalg.norm(exact) / np.linalg.norm(equal))
+        low, middle, high = np.quantile(cosines, (0.0, 0.5, 1.0))
+        name = name.replace(",", ";")
+        lines.append(f"{name},{len(cosines)},{low:.3f},{middle:.3f},{high:.3f}")
+        print(f"{name}: equal state weights, cosine with ∇η {low:.3f} to {high:.3f}")
+    (directory / "state_weighting.csv").write_text("\n".join(lines) + "\n")
+
+
 def write_claims(rows: list[tuple[str, str, list[pi.Point]]], path: pathlib.Path) -> None:
     """Writes what claims C8 and C11 rest on: step sizes and the least change of η."""
     record: dict[str, dict] = {}
@@ -209,6 +229,7 @@ def main(_):
     write_claims(rows, directory / "claims.json")
     violations, tightness = verification.verify(PAIRS.value)
     write_violations(violations, directory)
+    write_state_weighting(directory)
     draw_tightness(tightness, directory / "bounds.png")
     draw_fields(directory / "gradient_fields.png")
     draw_constraints(directory / "constraints.png")

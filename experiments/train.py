@@ -31,6 +31,8 @@ _HELP = {
     "path_length": "Environment steps of each parallel path, or vine trunk, in one iteration.",
     "fresh_paths": "Start every iteration's paths from s0 ~ rho0; else go on from the last states.",
     "discount": "Discount factor gamma, in (0, 1).",
+    "state_weighting": "Weights of states in the surrogate, mean KL and Fisher matrix, one of: "
+    f"{', '.join(config_lib.STATE_WEIGHTINGS)}; discounted is gamma^t, t steps into the episode.",
     "gae_lambda": "Lambda of generalized advantages, in [0, 1]; needs a baseline.",
     "baseline": f"Value function, one of: {', '.join(config_lib.BASELINES)}.",
     "hidden_sizes": "Units of the hidden layers, comma-separated; empty is a linear policy.",
@@ -54,7 +56,7 @@ _HELP = {
     "rollout_length": "Environment steps of a branch that does not terminate before (vine).",
     "proposal": f"Distribution of branches' first actions, one of: {', '.join(vine.PROPOSALS)}.",
     "kl_states": f"States of vine's KL constraint, one of: {', '.join(config_lib.KL_STATES)}.",
-    "temperature": "T of the weights exp(R / T), in standard deviations of the returns (rwr).",
+    "temperature": "T of the weights exp(A / T), in standard deviations of the advantages (rwr).",
     "relative_entropy": "Bound epsilon on the weights' relative entropy, in nats (reps).",
     "regression_steps": "L-BFGS steps of a fit without closed form (rwr, reps).",
     "min_std": "Least standard deviation of a Gaussian policy after a fit (rwr, reps).",

@@ -14,6 +14,7 @@ from trpo_repro.sampling import vine
 SAMPLERS = ("single_path", "vine")
 BASELINES = ("none", "linear", "network")
 KL_STATES = ("trunk", "rollout")
+STATE_WEIGHTINGS = ("equal", "discounted")
 
 METHODS: dict[str, trust_region.Method | weighted_regression.Method] = {
     **trust_region.METHODS,
@@ -40,6 +41,8 @@ class Config:
       path_length: steps of each parallel path, or vine trunk, in one iteration.
       fresh_paths: start every iteration from s0 ~ ρ0; else go on from the last states.
       discount: γ.
+      state_weighting: weights of a state t steps into its episode in the surrogate, the mean KL and
+        the Fisher matrix: `equal`, or `discounted`, γᵗ as in eqs. 3, 12 and 14.
       gae_lambda: λ of the advantages, with a baseline.
       baseline: `none` (paper), `linear` or `network`.
       hidden_sizes: units of the policy's hidden layers (and of a network baseline's).
@@ -64,7 +67,7 @@ class Config:
       proposal: q, of the branches' first actions: `policy` or `uniform`.
       kl_states: vine's states of the KL constraint and the Fisher matrix: `trunk` (all trunk
         states) or `rollout` (the rollout set).
-      temperature: of RWR's weights exp(R / T), in standard deviations of the returns.
+      temperature: of RWR's weights exp(A / T), in standard deviations of the advantages.
       relative_entropy: ε of REPS, in nats.
       regression_steps: of L-BFGS, in the fits of RWR and REPS that have no closed form.
       min_std: least standard deviation of a Gaussian policy in these fits, in action units.
@@ -94,6 +97,7 @@ class Config:
     path_length: int = 1000
     fresh_paths: bool = True
     discount: float = 0.99
+    state_weighting: str = "equal"
     gae_lambda: float = 1.0
     baseline: str = "none"
     hidden_sizes: tuple[int, ...] = (30,)
@@ -143,6 +147,7 @@ class Config:
         _require_choice("baseline", self.baseline, BASELINES)
         _require_choice("proposal", self.proposal, vine.PROPOSALS)
         _require_choice("kl_states", self.kl_states, KL_STATES)
+        _require_choice("state_weighting", self.state_weighting, STATE_WEIGHTINGS)
         _require_choice("screen", self.screen, tuple(atari.SCREENS))
         _require_choice("action_set", self.action_set, atari.ACTION_SETS)
         _require_choice("activation", self.activation, networks.ACTIVATIONS)
@@ -217,6 +222,10 @@ class Config:
                 f"at most the {states} states of the trunks",
             )
             require(self.baseline == "none", "baseline", self.baseline, "none with vine")
+            # The covariance of the scores is the Fisher matrix only for actions from the policy.
+            if self.algorithm == "empirical_fim":
+                only = "policy with algorithm=empirical_fim"
+                require(self.proposal == "policy", "proposal", self.proposal, only)
             for name in ("trunks", "rollout_states"):
                 value, allowed = getattr(self, name), f"a multiple of shards={self.shards}"
                 require(value % self.shards == 0, name, value, allowed)
@@ -314,6 +323,11 @@ _READ_BY: tuple[tuple[str, _Reads, tuple[str, ...]], ...] = (
         "algorithms other than cem and cma",
         lambda config: config.algorithm not in BLACK_BOX,
         ("path_length", "fresh_paths", "discount", "clip_rewards", "shards", "workers"),
+    ),
+    (
+        "the trust-region family",
+        lambda config: config.algorithm in trust_region.METHODS,
+        ("state_weighting",),
     ),
     ("runs with a baseline", lambda config: config.baseline != "none", ("gae_lambda",)),
     (

@@ -2,7 +2,7 @@
 
 import pathlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import matplotlib
 
@@ -21,6 +21,7 @@ LABELS = {
     "return_recent": "mean return of the last 100 episodes",
     "reward_per_step": "reward per time step (return / time limit)",
     "reward_mean": "reward per simulated step",
+    "episode_length": "mean length of an episode (steps)",
 }
 RESAMPLES = 2000
 
@@ -66,6 +67,7 @@ def learning_curves(
     y: str = "return_mean",
     lengths: Mapping[str, int] | None = None,
     levels: Mapping[str, Mapping[str, float]] | None = None,
+    with_episode_length: Collection[str] = (),
     columns: int = 2,
 ) -> None:
     """Draws one curve a group: mean and 95% bootstrap interval over its runs.
@@ -78,30 +80,41 @@ def learning_curves(
       y: column on the vertical axes.
       lengths: title → iterations to draw at most.
       levels: title → label → height of a horizontal line to compare with.
+      with_episode_length: titles whose curves have a second panel, of mean episode length: a
+        policy that learns to end its episodes early is to be seen.
       columns: panels side by side.
 
     Raises:
       ValueError: a run has no rows, or lacks a column.
     """
     generator = np.random.default_rng(0)
-    columns = min(len(panels), columns)
-    rows = -(-len(panels) // columns)
+    drawn = [(title, title, y) for title in panels]
+    drawn += [
+        (f"{title}: episode length", title, "episode_length")
+        for title in with_episode_length
+        if panels.get(title)
+    ]
+    columns = min(len(drawn), columns)
+    rows = -(-len(drawn) // columns)
     canvas = figure.Figure(figsize=(5.6 * columns, 3.7 * rows), layout="constrained")
     grid = canvas.subplots(rows, columns, squeeze=False)
     labels = list(
         dict.fromkeys(label.partition(",")[0] for groups in panels.values() for label in groups)
     )
-    for axes, (title, groups) in zip(grid.flat, panels.items(), strict=False):
+    for axes, (heading, title, column) in zip(grid.flat, drawn, strict=False):
+        groups = panels[title]
         for label, runs in groups.items():
             # A label without the value that follows a comma has one color in every panel.
             color = f"C{labels.index(label.partition(',')[0])}"
             longest = (lengths or {}).get(title)
-            _draw_curve(axes, runs, label, color, x=x, y=y, generator=generator, longest=longest)
+            _draw_curve(
+                axes, runs, label, color, x=x, y=column, generator=generator, longest=longest
+            )
         for i, (label, height) in enumerate(
-            (levels or {}).get(title, {}).items() if groups else ()
+            (levels or {}).get(heading, {}).items() if groups else ()
         ):
             axes.axhline(height, color="gray", linestyle=("--", ":")[i % 2], label=label)
-        axes.set(title=title, xlabel=LABELS.get(x, x), ylabel=LABELS.get(y, y))
+        axes.set(title=heading, xlabel=LABELS.get(x, x), ylabel=LABELS.get(column, column))
         axes.set_xlim(left=0)
         if x == "env_steps":
             axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
@@ -113,7 +126,7 @@ def learning_curves(
         else:
             axes.set_axis_off()
             axes.text(0.5, 0.5, "no finished runs yet", ha="center", transform=axes.transAxes)
-    for axes in grid.flat[len(panels) :]:
+    for axes in grid.flat[len(drawn) :]:
         axes.remove()
     if any(len(runs) > 1 for groups in panels.values() for runs in groups.values()):
         canvas.supxlabel("bands: 95% bootstrap interval of the mean over seeds", fontsize=8)

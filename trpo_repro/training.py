@@ -120,6 +120,7 @@ class Trainer:
         surrogate: surrogates.Surrogate = surrogates.ImportanceSampled()
         if config.sampler == "vine":
             vine.check_restorable(self.environment)
+            vine.check_proposal(config.proposal, self.environment.action_space)
             every_action = vine.enumerates_actions(
                 self.policy, config.rollouts_per_state, config.proposal
             )
@@ -134,6 +135,7 @@ class Trainer:
                 surrogate,
                 config.method,
                 separate_kl_states=config.sampler == "vine" and config.kl_states == "trunk",
+                weighted_states=config.state_weighting == "discounted",
                 stacked_frames=stacked_frames,
                 chunk_rows=PIXEL_CHUNK_ROWS if stacked_frames else chunks.CHUNK_ROWS,
             )
@@ -275,39 +277,43 @@ class Trainer:
         trunk_observations = sample.paths.rows()
         if not isinstance(trunk_observations, frames.StackedFrames):
             trunk_observations = normalize(trunk_observations)
+        trunk_rows = {
+            "observations": trunk_observations,
+            "weights": (self.config.discount ** _flat(sample.paths.elapsed)).astype(np.float32),
+        }
         baseline, explained = state.baseline, math.nan
         if sample.branches is None:
             advantages, baseline, explained = self._advantages(
                 state, sample.paths, trunk_observations, key, normalize
             )
             rows = {
-                "observations": trunk_observations,
+                **trunk_rows,
                 "actions": _flat(sample.paths.actions),
                 "advantages": _flat(returns.standardize(advantages)).astype(np.float32),
             }
         else:
-            rows = self._vine_rows(sample.branches, trunk_observations)
+            rows = self._vine_rows(sample.branches, trunk_rows)
+        names = self._update.row_names
         separate = sample.branches is not None and self.config.kl_states == "trunk"
         theta, report = self._update(
             state.theta,
-            rows,
+            {name: rows[name] for name in names},
             key.generator(Purpose.FISHER_STATES),
-            trunk_observations if separate else None,
+            {name: trunk_rows[name] for name in names if name in trunk_rows} if separate else None,
         )
         return theta, {**report, "explained_variance": explained}, baseline
 
-    def _vine_rows(self, branches: vine.Vine, trunk_observations) -> dict[str, Any]:
+    def _vine_rows(self, branches: vine.Vine, trunk_rows) -> dict[str, Any]:
         # Neither a constant a state nor the scale of Q changes the step (App. I, App. C); both
         # are taken out for float32's sake.
         q_values = branches.q_values - branches.q_values.mean(axis=1, keepdims=True)
         deviation = q_values.std()
-        rows = {
-            "observations": trunk_observations[branches.rows],
+        return {
+            **{name: array[branches.rows] for name, array in trunk_rows.items()},
             "actions": branches.actions,
             "proposal_log_probs": branches.proposal_log_probs,
             "q_values": (q_values / deviation if deviation > 0 else q_values).astype(np.float32),
         }
-        return {name: rows[name] for name in self._update.row_names}
 
     def _advantages(self, state, paths, observations, key, normalize):
         """Returns ([T, B] advantages, fitted baseline state, explained variance)."""
@@ -447,7 +453,6 @@ def _make_baseline(config: config_lib.Config, observation_size: int) -> baseline
             observation_size,
             hidden_sizes=config.hidden_sizes,
             activation=config.activation,
-            discount=config.discount,
             epochs=config.baseline_epochs,
             minibatch_rows=config.baseline_minibatch,
             learning_rate=config.baseline_learning_rate,

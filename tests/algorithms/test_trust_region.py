@@ -9,8 +9,12 @@ import tensorflow as tf
 
 from trpo_repro.algorithms import trust_region
 from trpo_repro.algorithms.trust_region import Constraint, Curvature, Method, Outcome, StepRule
-from trpo_repro.estimation import surrogates
+from trpo_repro.environments import tabular
+from trpo_repro.estimation import returns, surrogates
 from trpo_repro.policies import policy as policy_lib
+from trpo_repro.randomness import Key
+from trpo_repro.sampling import single_path
+from trpo_repro.theory import mdp
 
 SIZE = 6
 
@@ -192,6 +196,20 @@ def test_fixed_step_into_not_a_number_is_rejected():
     assert after.tobytes() == theta.numpy().tobytes()
 
 
+def test_curvature_lost_after_convergence_is_no_reason_to_refuse():
+    """The second product is negative, as rounding shows a singular matrix: x of the first stays."""
+    calls = []
+
+    def product(v):
+        calls.append(v)
+        return v if len(calls) == 1 else -v
+
+    theta, problem, _ = _quadratic(scale=1e-3, product=product)
+    after, report = trust_region.trust_region_step(theta, problem, Method(cg_iterations=1))
+    assert int(report.outcome) == Outcome.ACCEPTED
+    assert (after.numpy() != theta.numpy()).all()
+
+
 # Policy updates.
 
 
@@ -249,9 +267,7 @@ def test_kl_is_zero_before_the_step():
     policy = _policy(dtype="float64")
     theta = tf.constant(policy.network.initial_parameters())
     rows = {name: tf.constant(array) for name, array in _rows(policy, theta).items()}
-    batch = trust_region.Batch(
-        policy, surrogates.ImportanceSampled(), theta, rows, None, rows["observations"], 64
-    )
+    batch = trust_region.Batch(policy, surrogates.ImportanceSampled(), theta, rows, None, rows, 64)
     at = batch.evaluate(theta)
     assert abs(float(at.mean_kl)) < 1e-15
     assert float(at.max_kl) < 1e-15
@@ -284,9 +300,11 @@ def test_separate_states_carry_constraint_and_curvature():
         policy, surrogates.ImportanceSampled(), method, separate_kl_states=True
     )
     first, _ = together(theta, rows, np.random.default_rng(0))
-    second, _ = apart(theta, rows, np.random.default_rng(0), rows["observations"])
+    second, _ = apart(theta, rows, np.random.default_rng(0), {"observations": rows["observations"]})
     np.testing.assert_allclose(first, second, rtol=1e-9, atol=1e-12)
-    elsewhere, report = apart(theta, rows, np.random.default_rng(0), 3 * rows["observations"])
+    elsewhere, report = apart(
+        theta, rows, np.random.default_rng(0), {"observations": 3 * rows["observations"]}
+    )
     assert report["mean_kl"] <= 0.01
     assert np.abs(elsewhere - first).max() > 1e-6
 
@@ -298,6 +316,68 @@ def test_batch_length_does_not_retrace():
     for count in (300, 500, 7):
         update(theta, _rows(policy, theta, count), np.random.default_rng(0))
     assert update._step.experimental_get_tracing_count() == 1
+
+
+@pytest.mark.parametrize("hidden_sizes", [(), (8,)])
+@pytest.mark.parametrize("cg_iterations", [10, 20])
+def test_every_step_on_a_discrete_process_is_accepted(hidden_sizes, cg_iterations):
+    """60 updates in float32: a softmax's Fisher matrix is singular, and conjugate gradient meets
+    rounding where its direction has no curvature. No gradient here is zero."""
+    process = mdp.random_mdp(0, states=4, actions=3, discount=0.8)
+    environment = tabular.Tabular(
+        process.transitions, process.rewards, process.initial, max_episode_steps=50
+    )
+    policy = policy_lib.multilayer_perceptron_policy(
+        environment.observation_space,
+        environment.action_space,
+        hidden_sizes=hidden_sizes,
+        activation="tanh",
+        seed=0,
+    )
+    update = trust_region.PolicyUpdate(
+        policy, surrogates.ImportanceSampled(), Method(cg_iterations=cg_iterations)
+    )
+    theta = policy.network.initial_parameters()
+    for i in range(60):
+        paths, *_ = single_path.sample_paths(
+            environment, policy, theta, Key(0, i), steps=50, states=20
+        )
+        advantages = returns.discounted_sums(paths.rewards, paths.ends, process.discount)
+        rows = {
+            "observations": paths.rows(),
+            "actions": paths.actions.ravel(),
+            "advantages": returns.standardize(advantages).ravel().astype(np.float32),
+        }
+        theta, report = update(theta, rows, np.random.default_rng(i))
+        assert report["gradient_norm"] > 0
+        assert report["outcome"] is Outcome.ACCEPTED
+
+
+def test_weights_of_states_are_repetitions():
+    """A state of weight 2 counts as two states of weight 1, in surrogate, constraint and Fisher
+    matrix of each method; 1e-7: float64 policies, and standardized advantages in float32."""
+    policy = _policy(dtype="float64")
+    theta = policy.network.initial_parameters()
+    rows = _rows(policy, theta, 60)
+    weights = np.random.default_rng(0).integers(0, 4, 60)
+    repeated = {name: np.repeat(array, weights, axis=0) for name, array in rows.items()}
+    for name in ("trpo", "empirical_fim", "max_kl"):
+        method = dataclasses.replace(trust_region.METHODS[name], fisher_fraction=1.0)
+        arguments = (policy, surrogates.ImportanceSampled(), method)
+        plain = trust_region.PolicyUpdate(*arguments)
+        weighted = trust_region.PolicyUpdate(*arguments, weighted_states=True)
+        if name == "max_kl":  # a state without weight still counts for the largest KL
+            repeated = {
+                name: np.concatenate([array, rows[name]]) for name, array in repeated.items()
+            }
+            weights = weights + 1
+        first, one = plain(theta, repeated, np.random.default_rng(0))
+        second, two = weighted(
+            theta, {**rows, "weights": weights.astype("f4")}, np.random.default_rng(0)
+        )
+        np.testing.assert_allclose(first, second, atol=1e-7)
+        for column in ("surrogate_before", "surrogate_after", "mean_kl", "max_kl", "entropy"):
+            assert one[column] == pytest.approx(two[column], rel=1e-6)
 
 
 def test_not_finite_advantages_reject_the_step():

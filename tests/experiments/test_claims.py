@@ -182,6 +182,15 @@ def test_an_incomplete_sweep_is_no_verdict(tmp_path):
         assert "0 seeds of hopper/natural_gradient_3 " in verdict.estimate
 
 
+@pytest.mark.parametrize("missing", ["swimmer", "cartpole"])
+def test_one_task_can_show_what_happens_without_a_line_search(tmp_path, missing):
+    _world(tmp_path, missing=(missing,))
+    assert _judge(tmp_path)["C6"].verdict == claims.HOLDS
+    other = tmp_path / "other"
+    _world(other, missing=(missing,), falls=("nothing",))
+    assert _judge(other)["C6"].verdict == claims.UNKNOWN
+
+
 def test_no_gait_of_natural_gradient_says_nothing_where_trpo_has_none(tmp_path):
     finals = {(task, name): 0.5 for task in ("hopper", "walker") for name in WORLD[task]}
     _world(tmp_path, finals=finals)

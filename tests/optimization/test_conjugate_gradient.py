@@ -83,9 +83,50 @@ def test_stops_at_the_tolerance():
 
 
 @pytest.mark.parametrize(
-    "matrix", [-np.eye(3), np.diag([1.0, 1.0, -5.0]), np.zeros((3, 3)), np.full((3, 3), np.nan)]
+    ("matrix", "finite"),
+    [(-np.eye(3), True), (np.zeros((3, 3)), True), (np.full((3, 3), np.nan), False)],
 )
-def test_breakdown_is_reported_and_leaves_finite_numbers(matrix):
+def test_a_first_direction_without_positive_curvature_is_reported(matrix, finite):
     solution = _solve(matrix, np.ones(3), 10)
     assert not bool(solution.positive)
+    assert bool(solution.finite) == finite
+    np.testing.assert_array_equal(solution.x, 0.0)
+
+
+def test_later_nonpositive_curvature_keeps_the_iterate_and_its_residual():
+    """Diagonal (1, 4, −5): the first direction has curvature 0 less than none; started along
+    (2, 1, 0.1) the first two products are positive, and the solver stops with a good iterate."""
+    matrix, b = np.diag([1.0, 4.0, -5.0]), np.array([2.0, 1.0, 0.1])
+    solution = _solve(matrix, b, 10)
+    assert bool(solution.positive)
+    assert bool(solution.finite)
+    assert int(solution.iterations) < 10
+    true = np.linalg.norm(b - matrix @ solution.x.numpy()) / np.linalg.norm(b)
+    assert float(solution.relative_residual) == pytest.approx(true, rel=1e-12)
+    assert true < 1
+
+
+def test_a_singular_matrix_is_solved_in_its_range():
+    """A softmax's Fisher matrix has a null vector; float32 meets it as rounding."""
+    p = np.array([0.7, 0.2, 0.06, 0.04])
+    matrix = np.float32(np.diag(p) - np.outer(p, p))
+    b = np.float32(matrix @ np.array([1.0, -2.0, 0.5, 3.0]))
+    solution = _solve(matrix, b, 20)
+    assert bool(solution.positive)
+    np.testing.assert_allclose(matrix @ solution.x.numpy(), b, atol=1e-6)
+
+
+def test_a_product_that_becomes_infinite_is_reported():
+    """1e200 squared overflows float64 in the second product, not in the first."""
+
+    @tf.function
+    def solve(b):
+        return conjugate_gradient.conjugate_gradient(
+            lambda v: v * tf.where(v[0] > 0.9, tf.constant([1.0, 2.0], v.dtype), np.inf),
+            b,
+            iterations=5,
+        )
+
+    solution = solve(tf.constant([1.0, 1.0], tf.float64))
+    assert not bool(solution.finite)
     assert np.isfinite(solution.x.numpy()).all()

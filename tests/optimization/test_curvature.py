@@ -91,7 +91,7 @@ def _product(setting, kind, chunk_rows=7):
         "actions": tf.constant(actions),
         "advantages": tf.zeros(len(observations)),
     }
-    fisher = rows if kind is trust_region.Curvature.EMPIRICAL else observations
+    fisher = rows if kind is trust_region.Curvature.EMPIRICAL else {"observations": observations}
     batch = trust_region.Batch(
         policy, surrogates.ImportanceSampled(), theta, rows, None, fisher, chunk_rows
     )
@@ -150,7 +150,7 @@ def test_largest_quadratic_kl_is_the_largest_of_one_state(setting):
     vector = tf.constant(np.random.default_rng(2).standard_normal(theta.shape))
     rows = {"observations": observations, "actions": actions, "advantages": tf.zeros(11)}
     batch = trust_region.Batch(
-        policy, surrogates.ImportanceSampled(), theta, rows, None, observations, 7
+        policy, surrogates.ImportanceSampled(), theta, rows, None, {"observations": observations}, 7
     )
     single = [
         vector.numpy() @ _dense_fisher(policy, theta, observations[n : n + 1]) @ vector.numpy()

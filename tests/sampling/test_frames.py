@@ -136,7 +136,7 @@ def test_update_from_indices_is_the_update_from_observations(separate, method):
             chunk_rows=16,
         )
         fed = rows if stacked else {**rows, "observations": paths.rows().stacked()}
-        kl = fed["observations"][10:50] if separate else None
+        kl = {"observations": fed["observations"][10:50]} if separate else None
         results.append(update(theta, fed, np.random.default_rng(0), kl))
     (first, report), (second, other) = results
     np.testing.assert_array_equal(first, second)

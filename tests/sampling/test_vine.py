@@ -193,20 +193,10 @@ def test_uniform_proposal_covers_small_action_sets_once():
     assert not vine.enumerates_actions(policy, 3, "policy")
 
 
-def test_uniform_proposal_over_a_box_has_its_density():
-    environment, policy, theta = _setting()
-    actions, log_probs = vine.propose(
-        policy,
-        theta,
-        np.zeros((500, 4), np.float32),
-        4,
-        environment.action_space,
-        np.random.default_rng(0),
-    )
-    assert actions.min() >= -1
-    assert actions.max() <= 1
-    assert abs(actions.mean()) < 5 * np.sqrt(1 / 3 / actions.size)
-    np.testing.assert_allclose(log_probs, -np.log(2), rtol=1e-6)
+def test_a_uniform_proposal_over_a_box_is_refused():
+    """It would leave out what a Gaussian draws beyond the limits (Sec. 5.2)."""
+    with pytest.raises(ValueError, match="proposal=uniform is not allowed with continuous actions"):
+        vine.sample_vine(*_setting(), Key(0), **SIZES, proposal="uniform")
 
 
 def test_factored_actions_are_enumerated_too():

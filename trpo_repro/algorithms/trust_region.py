@@ -215,6 +215,7 @@ class PolicyUpdate:
         method: Method,
         *,
         separate_kl_states: bool = False,
+        weighted_states: bool = False,
         stacked_frames: bool = False,
         chunk_rows: int = chunks.CHUNK_ROWS,
     ):
@@ -225,6 +226,7 @@ class PolicyUpdate:
           surrogate: objective.
           method: of the family.
           separate_kl_states: the constraint's states are not the surrogate's.
+          weighted_states: rows hold `weights`, which every mean over states is taken with.
           stacked_frames: observations are `frames.StackedFrames`.
           chunk_rows: rows that the graph holds activations of at one time.
         """
@@ -240,15 +242,19 @@ class PolicyUpdate:
         if stacked_frames:
             observations = tf.TensorSpec([None, shape[0]], tf.int32, "observations")
             store = tf.TensorSpec([None, *shape[1:]], dtype)
-        rows = {"observations": observations, **surrogate.row_specs(policy.family)}
+        states = {"observations": observations}
+        if weighted_states:
+            states["weights"] = tf.TensorSpec([None], tf.float32, "weights")
+        rows = {**states, **surrogate.row_specs(policy.family)}
+        self._state_names = tuple(states)
         self.row_names = tuple(rows)
         self._step = tf.function(
             self._step_in_graph,
             input_signature=[
                 tf.TensorSpec([policy.network.size], policy.network.dtype, "theta"),
                 rows,
-                observations,
-                rows if method.curvature is Curvature.EMPIRICAL else observations,
+                states,
+                rows if method.curvature is Curvature.EMPIRICAL else states,
                 store,
             ],
         )
@@ -258,34 +264,33 @@ class PolicyUpdate:
         theta: np.ndarray,
         rows: Mapping[str, Any],
         generator: np.random.Generator,
-        kl_observations: Any = None,
+        kl_rows: Mapping[str, Any] | None = None,
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Returns (θ', report by name).
 
         Args:
           theta: [P], the parameters that the rows were sampled with.
-          rows: `observations` [N, ...] and what the surrogate reads, [N, ...].
+          rows: `observations` [N, ...], what the surrogate reads, [N, ...], and, with
+            weighted_states, `weights` [N] ≥ 0.
           generator: chooses the states of the Fisher matrix.
-          kl_observations: [M, ...], with separate_kl_states: of the constraint's states; stacked
-            frames have the store of the rows'.
+          kl_rows: with separate_kl_states, `observations` [M, ...], and `weights` [M], of the
+            constraint's states; stacked frames have the store of the rows'.
         """
+        if self._separate == (kl_rows is None):
+            raise ValueError("kl_rows go with separate_kl_states, and only with it")
         store = np.zeros(0, self._policy.observation_dtype.as_numpy_dtype)
         if self._stacked:
             store = rows["observations"].frames
             rows = {**rows, "observations": rows["observations"].index}
-            if kl_observations is not None:
-                kl_observations = kl_observations.index
-        if self._separate == (kl_observations is None):
-            raise ValueError("kl_observations go with separate_kl_states, and only with it")
-        constrained = rows["observations"][:0] if kl_observations is None else kl_observations
-        kl_observations = rows["observations"] if kl_observations is None else kl_observations
-        fisher: Any
-        if self._method.curvature is Curvature.EMPIRICAL:
-            chosen = self._choose(len(rows["observations"]), generator)
-            fisher = {name: array[chosen] for name, array in rows.items()}
-        else:
-            fisher = kl_observations[self._choose(len(kl_observations), generator)]
-        after, report, entropy = self._step(theta, dict(rows), constrained, fisher, store)
+            if kl_rows is not None:
+                kl_rows = {**kl_rows, "observations": kl_rows["observations"].index}
+        states = {name: rows[name] for name in self._state_names} if kl_rows is None else kl_rows
+        # What the graph does not read when surrogate and constraint share their states.
+        apart = {name: array[:0] for name, array in states.items()} if kl_rows is None else states
+        source = rows if self._method.curvature is Curvature.EMPIRICAL else states
+        chosen = self._choose(len(source["observations"]), generator)
+        fisher = {name: array[chosen] for name, array in source.items()}
+        after, report, entropy = self._step(theta, dict(rows), dict(apart), fisher, store)
         values = {name: value.numpy() for name, value in report._asdict().items()}
         values["entropy"] = entropy.numpy()
         values["outcome"] = Outcome(int(values["outcome"]))
@@ -297,13 +302,13 @@ class PolicyUpdate:
             return slice(None)
         return np.sort(generator.choice(size, count, replace=False))
 
-    def _step_in_graph(self, theta, rows, kl_observations, fisher, store):
+    def _step_in_graph(self, theta, rows, kl_rows, fisher, store):
         batch = Batch(
             self._policy,
             self._surrogate,
             theta,
             rows,
-            kl_observations if self._separate else None,
+            kl_rows if self._separate else None,
             fisher,
             self._chunk_rows,
             store if self._stacked else None,
@@ -323,11 +328,12 @@ class PolicyUpdate:
 
 
 class Batch:
-    """Chunked sums over one batch, as functions of flat vectors; lives while a graph is traced."""
+    """Chunked means over one batch, as functions of flat vectors; lives while a graph is traced.
 
-    def __init__(
-        self, policy, surrogate, theta, rows, kl_observations, fisher, chunk_rows, frames=None
-    ):
+    Means over states are weighted where rows hold `weights`.
+    """
+
+    def __init__(self, policy, surrogate, theta, rows, kl_rows, fisher, chunk_rows, frames=None):
         self._network = policy.network
         if frames is not None:  # then observations are indices of frames, [n, F]
             self._network = lambda theta, index: policy.network(theta, tf.gather(frames, index))
@@ -337,9 +343,7 @@ class Batch:
         self._fisher = fisher
         self._chunk_rows = chunk_rows
         self._rows = self._with_old(rows)
-        self._kl_rows = None
-        if kl_observations is not None:
-            self._kl_rows = self._with_old({"observations": kl_observations})
+        self._kl_rows = None if kl_rows is None else self._with_old(kl_rows)
 
     def gradient(self):
         """Returns (L, ∇L) at θ_old."""
@@ -371,42 +375,46 @@ class Batch:
 
         if shared:
             surrogate, kl, max_kl = self._reduce(of_chunk, self._rows, (self._zero,) * 3, fold)
-            kl_count = self._count(self._rows)
+            kl_weight = self._weight(self._rows)
         else:
             (surrogate,) = self._reduce(of_chunk, self._rows, (self._zero,))
             kl, max_kl = self._reduce(kl_of_chunk, self._kl_rows, (self._zero,) * 2, fold)
-            kl_count = self._count(self._kl_rows)
-        return Evaluation(surrogate / self._count(self._rows), kl / kl_count, max_kl)
+            kl_weight = self._weight(self._kl_rows)
+        return Evaluation(surrogate / self._weight(self._rows), kl / kl_weight, max_kl)
 
     def mean_entropy(self):
         """Returns the mean entropy of the old policy over the surrogate's states, in nats."""
 
         def of_chunk(chunk):
-            return tf.reduce_sum(self._family.entropy(chunk["old"]))
+            return _weighted_sum(self._family.entropy(chunk["old"]), chunk)
 
-        return self._mean(of_chunk, {"old": self._rows["old"]}, self._zero)
+        rows = {name: self._rows[name] for name in ("old", "weights") if name in self._rows}
+        return self._mean(of_chunk, rows, self._zero)
 
     def fisher_product(self, vector):
         """Returns (1/n) Σ JᵀMJ v."""
-        return self._mean(
-            lambda observations: curvature.fisher_vector_product(
-                lambda theta: self._network(theta, observations),
-                self._family.fisher_product,
+
+        def of_chunk(chunk):
+            def metric(parameters, tangent):
+                return _weighted(self._family.fisher_product(parameters, tangent), chunk)
+
+            return curvature.fisher_vector_product(
+                lambda theta: self._network(theta, chunk["observations"]),
+                metric,
                 self._theta,
                 vector,
-            ),
-            self._fisher,
-            tf.zeros_like(vector),
-        )
+            )
+
+        return self._mean(of_chunk, self._fisher, tf.zeros_like(vector))
 
     def kl_hessian_product(self, vector):
         """Returns the Hessian of the mean KL(old ‖ θ) at θ_old, times v."""
 
-        def of_chunk(observations):
-            old = tf.stop_gradient(self._network(self._theta, observations))
+        def of_chunk(chunk):
+            old = tf.stop_gradient(self._network(self._theta, chunk["observations"]))
             return curvature.hessian_vector_product(
-                lambda theta: tf.reduce_sum(
-                    self._family.kl(old, self._network(theta, observations))
+                lambda theta: _weighted_sum(
+                    self._family.kl(old, self._network(theta, chunk["observations"])), chunk
                 ),
                 self._theta,
                 vector,
@@ -415,26 +423,27 @@ class Batch:
         return self._mean(of_chunk, self._fisher, tf.zeros_like(vector))
 
     def empirical_product(self, vector):
-        """Returns (1/n) Σ ∇log π ∇log πᵀ v over the sampled actions."""
+        """Returns (1/n) Σ ∇log π ∇log πᵀ v over the sampled actions, a mean over each state's."""
 
         def of_chunk(chunk):
             def log_probs(theta):
                 parameters = self._network(theta, chunk["observations"])
-                return tf.reshape(self._surrogate.log_probs(self._family, parameters, chunk), [-1])
+                return self._surrogate.log_probs(self._family, parameters, chunk)
 
-            samples = tf.cast(tf.size(log_probs(self._theta)), vector.dtype)
-            product = curvature.empirical_fisher_vector_product(log_probs, self._theta, vector)
-            return samples, product
+            def metric(scores, tangent):
+                count = tf.size(scores) / tf.maximum(tf.shape(scores)[0], 1)  # actions a state
+                return _weighted(tangent, chunk) / tf.cast(count, tangent.dtype)
 
-        samples, product = self._reduce(of_chunk, self._fisher, (self._zero, tf.zeros_like(vector)))
-        return product / samples
+            return curvature.fisher_vector_product(log_probs, metric, self._theta, vector)
+
+        return self._mean(of_chunk, self._fisher, tf.zeros_like(vector))
 
     def largest_quadratic_kl(self, vector):
         """Returns max over states of vᵀJᵀMJ v: twice the largest KL of a small step v."""
 
-        def of_chunk(observations):
+        def of_chunk(chunk):
             with tf.autodiff.ForwardAccumulator(self._theta, vector) as accumulator:
-                parameters = self._network(self._theta, observations)
+                parameters = self._network(self._theta, chunk["observations"])
             tangent = accumulator.jvp(parameters)
             product = self._family.fisher_product(parameters, tangent)
             return tf.reduce_max(tf.reduce_sum(tangent * product, axis=-1))
@@ -456,13 +465,16 @@ class Batch:
         return {**rows, "old": old}
 
     def _surrogate_sum(self, parameters, chunk):
-        return tf.reduce_sum(self._surrogate(self._family, chunk["old"], parameters, chunk))
+        terms = self._surrogate(self._family, chunk["old"], parameters, chunk)
+        return _weighted_sum(terms, chunk)
 
     def _kl(self, parameters, chunk):
         kl = self._family.kl(chunk["old"], parameters)
-        return tf.reduce_sum(kl), tf.reduce_max(kl)
+        return _weighted_sum(kl, chunk), tf.reduce_max(kl)
 
-    def _count(self, rows):
+    def _weight(self, rows):
+        if "weights" in rows:
+            return tf.reduce_sum(tf.cast(rows["weights"], self._theta.dtype))
         return tf.cast(chunks.row_count(rows), self._theta.dtype)
 
     def _reduce(self, function, rows, initial, combine=chunks.add):
@@ -472,4 +484,16 @@ class Batch:
 
     def _mean(self, function, rows, initial):
         sums = self._reduce(function, rows, initial)
-        return tf.nest.map_structure(lambda total: total / self._count(rows), sums)
+        return tf.nest.map_structure(lambda total: total / self._weight(rows), sums)
+
+
+def _weighted(values, chunk):
+    """Returns [n, ...] values times the [n] weights of their states, where there are any."""
+    if "weights" not in chunk:
+        return values
+    weights = tf.cast(chunk["weights"], values.dtype)
+    return values * tf.reshape(weights, [-1, *[1] * (values.shape.rank - 1)])
+
+
+def _weighted_sum(values, chunk):
+    return tf.reduce_sum(_weighted(values, chunk))

@@ -1,9 +1,12 @@
 """Policy search by weighted maximum likelihood: RWR and REPS.
 
-Both fit the policy to its own actions, weighted by exp(R / T) of their returns R, and differ in
-the temperature T: a constant in reward-weighted regression (Peters and Schaal 2007), the
-minimizer of a dual function in relative entropy policy search (Peters, Mülling and Altün 2010;
-here the episodic form, without features of states).
+Both fit the policy to its own actions, weighted by exp((Q̂ − V(s)) / T), and differ in where V and T
+come from. In reward-weighted regression (Peters and Schaal 2007) V is a fitted baseline and T a
+constant. Relative entropy policy search (Peters, Mülling and Altün 2010) takes both from one dual
+function: the weighted samples stay within ε nats of the plain ones and keep their mean features of
+states, so that differences between states use up nothing of ε. Here every state of the sample is a
+context with a Monte Carlo return: with the one-step Bellman errors of the original, which maximizes
+the average reward of a process that restarts, an episode that ends early would cost nothing.
 """
 
 import dataclasses
@@ -17,16 +20,16 @@ import tensorflow as tf
 from scipy import optimize
 
 from trpo_repro.algorithms import trust_region
-from trpo_repro.estimation import surrogates
+from trpo_repro.estimation import baselines, surrogates
 from trpo_repro.optimization import chunks
 from trpo_repro.policies import policy as policy_lib
 
 
-class Temperature(enum.Enum):
-    """Where T comes from."""
+class Weighting(enum.Enum):
+    """Where the weights of the samples come from."""
 
-    CONSTANT = "a constant"
-    RELATIVE_ENTROPY = "from a bound on the relative entropy between weighted and plain samples"
+    TEMPERATURE = "exp(advantage / T) at a constant T"
+    RELATIVE_ENTROPY = "the dual of a bound on their relative entropy to equal weights"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,14 +37,14 @@ class Method:
     """A member of the family.
 
     Attributes:
-      rule: see Temperature.
-      temperature: T of the constant rule, in standard deviations of the returns.
+      weighting: see Weighting.
+      temperature: T, where it is a constant, in standard deviations of the advantages.
       relative_entropy: ε, the bound of the other, in nats.
       regression_steps: of L-BFGS, where the fit has no closed form.
       min_std: least standard deviation of a Gaussian policy after a fit, in action units.
     """
 
-    rule: Temperature = Temperature.CONSTANT
+    weighting: Weighting = Weighting.TEMPERATURE
     temperature: float = 1.0
     relative_entropy: float = 0.5
     regression_steps: int = 25
@@ -50,49 +53,71 @@ class Method:
 
 METHODS: dict[str, Method] = {
     "rwr": Method(),
-    "reps": Method(rule=Temperature.RELATIVE_ENTROPY),
+    "reps": Method(weighting=Weighting.RELATIVE_ENTROPY),
 }
 
 
-def exponential_weights(returns: np.ndarray, temperature: float) -> np.ndarray:
-    """Returns [N] weights proportional to exp(R / T) that sum to 1."""
-    weights = np.exp((returns - returns.max()) / temperature)
+def exponential_weights(advantages: np.ndarray, temperature: float) -> np.ndarray:
+    """Returns [N] weights proportional to exp(A / T) that sum to 1."""
+    weights = np.exp((advantages - advantages.max()) / temperature)
     return weights / weights.sum()
 
 
-def relative_entropy_temperature(returns: np.ndarray, bound: float) -> float:
-    """Returns T that minimizes the dual g(T) = T ε + T log mean exp(R / T) of REPS.
+def relative_entropy_weights(
+    returns: np.ndarray, features: np.ndarray, bound: float
+) -> tuple[np.ndarray, float]:
+    """Returns the weights of REPS, [N], that sum to 1, and the temperature η.
 
-    At the minimum the weights exp(R / T) have relative entropy ε to uniform ones. If even all
-    weight on the best samples has less than ε, T is 1e-6 of the returns' range.
+    They maximize Σ w Q̂ subject to KL(w ‖ 1/N) ≤ ε and Σ w φ = mean φ, and minimize the dual
+    g(η, v) = ηε + vᵀ mean φ + η log mean exp((Q̂ − vᵀφ) / η) over η > 0 and v
+    (Peters, Mülling and Altün 2010, Sec. 2). If even all weight on the best samples has less
+    than ε, η is 1e-6 standard deviations of the returns.
 
     Args:
-      returns: [N].
+      returns: [N] Q̂.
+      features: [N, F] φ of the states.
       bound: ε, in nats.
     """
-    scale = float(np.ptp(returns))
+    scale = float(returns.std())
     if scale == 0:
-        return 1.0
-    advantages = (returns - returns.max()) / scale
+        return np.full(len(returns), 1 / len(returns)), 1.0
+    scaled = (returns - returns.mean()) / scale
+    centered = features - features.mean(axis=0)  # takes vᵀ mean φ out of the dual
+    deviations = centered.std(axis=0)
+    centered = centered / np.where(deviations > 0, deviations, 1.0)
 
-    def dual(log_temperature):
-        t = math.exp(log_temperature)
-        return t * bound + t * math.log(np.mean(np.exp(advantages / t)))
+    def tilted(x):
+        """Returns (δ / η, log mean exp(δ / η), weights) with δ = Q̂ − vᵀφ."""
+        exponents = (scaled - centered @ x[1:]) / x[0]
+        highest = exponents.max()
+        weights = np.exp(exponents - highest)
+        return exponents, highest + math.log(weights.mean()), weights / weights.sum()
 
-    result = optimize.minimize_scalar(
-        dual, bounds=(math.log(1e-6), math.log(1e6)), method="bounded", options={"xatol": 1e-8}
+    def dual(x):
+        exponents, log_mean, weights = tilted(x)
+        slope = bound + log_mean - weights @ exponents
+        return x[0] * (bound + log_mean), np.concatenate([[slope], -(weights @ centered)])
+
+    start = np.concatenate([[1.0], np.linalg.lstsq(centered, scaled, rcond=None)[0]])
+    result = optimize.minimize(
+        dual,
+        start,
+        jac=True,
+        method="L-BFGS-B",
+        bounds=[(1e-6, None), *[(None, None)] * centered.shape[1]],
+        options={"maxiter": 500, "ftol": 1e-15, "gtol": 1e-8},
     )
-    return scale * math.exp(result.x)
+    return tilted(result.x)[2], scale * float(result.x[0])
 
 
 class WeightedRegression:
-    """One policy update: weights from returns, then the weighted maximum likelihood.
+    """One policy update: weights from advantages, then the weighted maximum likelihood.
 
     For a linear-Gaussian policy this is weighted least squares; for any other L-BFGS climbs from
     the old parameters.
 
     Attributes:
-      row_names: what a batch's rows must hold; `advantages` are the returns.
+      row_names: what a batch's rows must hold; REPS takes returns for `advantages`.
     """
 
     def __init__(self, policy: policy_lib.Policy, method: Method):
@@ -110,9 +135,7 @@ class WeightedRegression:
         self.row_names = tuple(rows)
 
         def compare(old, new, rows):
-            batch = trust_region.Batch(
-                policy, surrogate, old, rows, None, rows["observations"], chunks.CHUNK_ROWS
-            )
+            batch = trust_region.Batch(policy, surrogate, old, rows, None, rows, chunks.CHUNK_ROWS)
             return batch.evaluate(old), batch.evaluate(new), batch.mean_entropy()
 
         weighted = {
@@ -129,7 +152,7 @@ class WeightedRegression:
         theta: np.ndarray,
         rows: Mapping[str, np.ndarray],
         generator: np.random.Generator | None = None,
-        kl_observations: None = None,
+        kl_rows: Mapping[str, np.ndarray] | None = None,
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Returns (θ', report by name); called as `trust_region.PolicyUpdate` is.
 
@@ -137,14 +160,17 @@ class WeightedRegression:
           theta: [P], the parameters that the rows were sampled with.
           rows: `observations` [N, ...], `actions` [N, ...] and `advantages` [N].
           generator: not used: nothing is drawn.
-          kl_observations: none; there is no constraint on KL.
+          kl_rows: none; there is no constraint on KL.
         """
-        del generator, kl_observations
-        returns = rows["advantages"].astype(np.float64)
-        temperature = self._method.temperature
-        if self._method.rule is Temperature.RELATIVE_ENTROPY:
-            temperature = relative_entropy_temperature(returns, self._method.relative_entropy)
-        weights = exponential_weights(returns, temperature).astype(np.float32)
+        del generator, kl_rows
+        advantages = rows["advantages"].astype(np.float64)
+        if self._method.weighting is Weighting.RELATIVE_ENTROPY:
+            features = baselines.quadratic_features(rows["observations"])
+            bound = self._method.relative_entropy
+            weights, _ = relative_entropy_weights(advantages, features, bound)
+        else:
+            weights = exponential_weights(advantages, self._method.temperature)
+        weights = weights.astype(np.float32)
         fitted = self.fit(theta, rows["observations"], rows["actions"], weights)
         outcome = trust_region.Outcome.ACCEPTED
         if not np.isfinite(fitted).all():

@@ -15,6 +15,8 @@ from trpo_repro.policies import networks
 
 State = Mapping[str, np.ndarray]
 
+TARGET_MEMORY = 0.9  # weight of the targets of the fits before, at each fit
+
 
 class Baseline(Protocol):
     """V(s), from observations and the time since the episode began."""
@@ -35,8 +37,14 @@ class Baseline(Protocol):
         """Returns the state fitted to [N] target values."""
 
 
+def quadratic_features(observations: np.ndarray) -> np.ndarray:
+    """Returns (s, s², 1) of [N, O] observations clipped to ±10: [N, 2 O + 1]."""
+    clipped = np.clip(observations.astype(np.float64), -10, 10)
+    return np.concatenate([clipped, clipped**2, np.ones((len(clipped), 1))], axis=1)
+
+
 class LinearBaseline:
-    """Ridge regression on (s, s², t, t², t³, 1), as in Duan et al. (2016), t in 100 steps."""
+    """Ridge regression on (s, s², 1, t, t², t³), as in Duan et al. (2016), t in 100 steps."""
 
     def __init__(self, observation_size: int, ridge: float = 1e-5):
         """Args: observation_size: columns; ridge: penalty on squared weights."""
@@ -55,15 +63,16 @@ class LinearBaseline:
         return {"weights": np.linalg.lstsq(gram, features.T @ targets, rcond=None)[0]}
 
     def _features(self, observations, elapsed):
-        clipped = np.clip(observations.astype(np.float64), -10, 10)
         t = (elapsed / 100.0)[:, None]
-        return np.concatenate([clipped, clipped**2, t, t**2, t**3, np.ones_like(t)], axis=1)
+        return np.concatenate([quadratic_features(observations), t, t**2, t**3], axis=1)
 
 
 class NetworkBaseline:
     """A fully connected network fitted by Adam on shuffled minibatches.
 
-    The network predicts (1 − γ) V: returns of any horizon then have the scale of a reward.
+    The network predicts V in running standard deviations from a running mean of the targets, so
+    that one learning rate serves rewards and horizons of any scale. The statistics are part of the
+    state; a fit moves them first, and then fits the network to the targets in their units.
     """
 
     def __init__(
@@ -72,7 +81,6 @@ class NetworkBaseline:
         *,
         hidden_sizes: tuple[int, ...],
         activation: str,
-        discount: float,
         epochs: int,
         minibatch_rows: int,
         learning_rate: float,
@@ -84,7 +92,6 @@ class NetworkBaseline:
           observation_size: columns of an observation.
           hidden_sizes: units of each hidden layer.
           activation: of hidden layers.
-          discount: γ, which sets the scale of the output.
           epochs: passes over the rows in one fit.
           minibatch_rows: rows of one Adam step.
           learning_rate: of Adam.
@@ -102,7 +109,6 @@ class NetworkBaseline:
         )
         self._epochs = epochs
         self._minibatch_rows = minibatch_rows
-        self._scale = 1.0 / (1.0 - discount)
         # Scratch of one fit: every call writes them first and reads them last.
         self._weights = keras.Variable(self._network.initial_parameters(), name="weights")
         self._optimizer = keras.optimizers.Adam(learning_rate)
@@ -116,25 +122,31 @@ class NetworkBaseline:
             [rows, tf.TensorSpec([None], tf.float32), tf.TensorSpec([None, None], tf.int32)],
         )
         self._first = {name: variable.numpy() for name, variable in self._variables()}
+        self._first["target_sums"] = np.zeros(3)
 
     def initial_state(self):
         return dict(self._first)
 
     def predict(self, state, observations, elapsed):
         values = self._predict(state["weights"], np.asarray(observations, np.float32))
-        return values.numpy().astype(np.float64) * self._scale
+        mean, deviation = _moments(state["target_sums"])
+        return mean + deviation * values.numpy().astype(np.float64)
 
     def fit(self, state, observations, elapsed, targets, generator):
         rows = np.arange(len(targets), dtype=np.int32)
         orders = np.stack([generator.permutation(rows) for _ in range(self._epochs)])
+        sums = TARGET_MEMORY * state["target_sums"]
+        sums += [1.0, np.mean(targets), np.mean(np.square(targets))]
+        mean, deviation = _moments(sums)
         for name, variable in self._variables():
             variable.assign(state[name])
         self._fit(
             np.asarray(observations, np.float32),
-            np.asarray(targets / self._scale, np.float32),
+            np.asarray((targets - mean) / deviation, np.float32),
             orders,
         )
-        return {name: variable.numpy() for name, variable in self._variables()}
+        fitted = {name: variable.numpy() for name, variable in self._variables()}
+        return {**fitted, "target_sums": sums}
 
     def _variables(self):
         yield "weights", self._weights
@@ -169,3 +181,13 @@ class NetworkBaseline:
             (tf.constant(0),),
             parallel_iterations=1,
         )
+
+
+def _moments(sums: np.ndarray) -> tuple[float, float]:
+    """Returns mean and deviation from running sums of weights, targets and squared targets."""
+    weight, total, squares = sums
+    if weight == 0:
+        return 0.0, 1.0
+    mean = total / weight
+    deviation = np.sqrt(max(squares / weight - mean**2, 0.0))
+    return mean, deviation if deviation > 0 else 1.0

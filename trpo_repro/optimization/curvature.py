@@ -1,6 +1,6 @@
 """Fisher-vector products, none of which forms the matrix (App. C.1).
 
-All three take a flat θ and a vector v, both [P], and return [P].
+Both take a flat θ and a vector v, both [P], and return [P].
 """
 
 from collections.abc import Callable
@@ -21,7 +21,8 @@ def fisher_vector_product(
     Args:
       outputs: θ → [n, D] distribution parameters.
       metric: ([n, D] parameters, [n, D] tangent u) → M u, the Fisher information in the
-        distribution's own parameters.
+        distribution's own parameters. With log-probabilities for outputs and the identity for M
+        the product is the covariance of the scores, the empirical matrix.
       theta: [P].
       vector: [P].
     """
@@ -51,16 +52,3 @@ def hessian_vector_product(
             value = function(theta)
         slope = tf.tensordot(inner.gradient(value, theta), tf.stop_gradient(vector), 1)
     return outer.gradient(slope, theta)
-
-
-def empirical_fisher_vector_product(
-    log_probs: Callable[[tf.Tensor], tf.Tensor], theta: tf.Tensor, vector: tf.Tensor
-) -> tf.Tensor:
-    """Returns GᵀG v with G = ∂log π/∂θ, one row a sample: the covariance of the scores.
-
-    Args:
-      log_probs: θ → [n] log-probabilities of the sampled actions.
-      theta: [P].
-      vector: [P].
-    """
-    return fisher_vector_product(log_probs, lambda _, tangent: tangent, theta, vector)

@@ -161,9 +161,12 @@ def propose(
       theta: [P].
       observations: [N, ...] as the policy sees them.
       count: K.
-      uniform_over: action space that q is uniform over. If it has at most K actions, each is
-        taken once and K is their number.
+      uniform_over: discrete action space that q is uniform over. If it has at most K actions,
+        each is taken once and K is their number.
       generator: of the draws.
+
+    Raises:
+      ValueError: `uniform_over` is a Box.
     """
     family = policy.family
     size = len(observations)
@@ -171,11 +174,8 @@ def propose(
         repeated = np.repeat(observations, count, axis=0)
         actions = policy.sample(theta, repeated, family.draw_noise(generator, (size * count,)))
         log_probs = policy.log_prob(theta, repeated, actions)
-    elif isinstance(uniform_over, gymnasium.spaces.Box):
-        low, high = uniform_over.low, uniform_over.high
-        actions = generator.uniform(low, high, (size * count, *low.shape)).astype(np.float32)
-        log_probs = np.full(len(actions), -np.log(high.astype(np.float64) - low).sum())
     else:
+        check_proposal("uniform", uniform_over)
         choices = family.all_actions()
         if len(choices) <= count:
             actions = np.concatenate([choices] * size)
@@ -260,6 +260,16 @@ def check_restorable(environment: environments.Environment) -> None:
     """Raises ValueError unless the environment can restore its states."""
     if not environment.can_restore:
         raise ValueError(f"vine needs to restore states, which {environment.name} cannot do")
+
+
+def check_proposal(proposal: str, action_space: gymnasium.Space) -> None:
+    """Raises ValueError unless q has the policy's support, as eq. 16's weights π / q need.
+
+    A uniform q over a Box leaves out what a Gaussian draws beyond the limits (Sec. 5.2 has it for
+    discrete actions).
+    """
+    if proposal == "uniform" and isinstance(action_space, gymnasium.spaces.Box):
+        raise ValueError("proposal=uniform is not allowed with continuous actions: must be policy")
 
 
 def enumerates_actions(policy: policy_lib.Policy, count: int, proposal: str) -> bool:

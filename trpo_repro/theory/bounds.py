@@ -25,6 +25,16 @@ def surrogate_gradient(mdp: FiniteMDP, logits: np.ndarray) -> np.ndarray:
     return mdps.state_visitation(mdp, policy)[:, None] * policy * mdps.advantages(mdp, policy)
 
 
+def equally_weighted_gradient(mdp: FiniteMDP, logits: np.ndarray, steps: int) -> np.ndarray:
+    """Returns (1/T) Σ_t P(s_t = s) π(a|s) A(s, a): [S, A].
+
+    It is what a sample of T steps estimates whose states count equally, where ∇L has γᵗ (eq. 3).
+    """
+    policy = mdps.softmax(logits)
+    visits = state_distributions(mdp, policy, steps).mean(axis=0)
+    return visits[:, None] * policy * mdps.advantages(mdp, policy)
+
+
 def total_variation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Returns D_TV(first ‖ second) = ½ Σ_a |·| of every state, [S]."""
     return 0.5 * np.abs(first - second).sum(axis=-1)
