@@ -52,8 +52,8 @@ bench-peers: install  ## Compare with SB3-contrib's TRPO, in a venv of its own.
 	$(BIN)/python experiments/bench.py --peer_python=.venv-peers/bin/python
 
 figures: install  ## Draw the learning curves in results/ from their CSVs.
-	$(BIN)/python experiments/figure4.py --plot --budget=reduced
-	$(BIN)/python experiments/atari.py --plot --budget=reduced
+	$(BIN)/python experiments/figure4.py --plot --budget=medium
+	$(BIN)/python experiments/atari.py --plot --budget=medium
 	$(foreach x,iteration env_steps,$(BIN)/python experiments/plot.py $(PAPER_RUNS) \
 		--x=$(x) --y=reward_per_step --out=results/locomotion_$(x).png &&) true
 	$(BIN)/python experiments/plot.py --runs='Hopper-v5/TRPO with GAE=results/Hopper-v5/gae/seed_*' \

@@ -1,8 +1,8 @@
 """Atari from pixels: Figure 5 and Table 1.
 
-python experiments/atari.py --list --budget=reduced
-python experiments/atari.py --run --budget=reduced --only='pong/single_path/*'
-python experiments/atari.py --plot --budget=reduced
+python experiments/atari.py --list --budget=medium
+python experiments/atari.py --run --budget=medium --only='pong/single_path/*'
+python experiments/atari.py --plot --budget=medium
 
 Runs are --out/GAME/SAMPLER/seed_N, with results/atari as default (runs/atari_smoke for smoke). What
 is there is not run again, and what was interrupted goes on. --plot plays 30 episodes with every new
@@ -68,7 +68,8 @@ def planned(budget_name: str, out: pathlib.Path, only: str = "*") -> list[batch.
     found = []
     for (game, sampler, seed), config in configs.atari_runs(budget_name).items():
         directory = out / game / sampler / f"seed_{seed}"
-        found.append(batch.Run(game, sampler, sampler, config, directory))
+        stop_at = configs.ATARI_STOP_AT.get(budget_name, {}).get(sampler)
+        found.append(batch.Run(game, sampler, sampler, config, directory, stop_at))
     return batch.matching(found, only)
 
 

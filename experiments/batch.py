@@ -14,7 +14,9 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
+import numpy as np
 import tqdm
 from absl import flags
 
@@ -25,7 +27,7 @@ LIST = flags.DEFINE_bool("list", False, "Print the command of every run, and wha
 RUN = flags.DEFINE_bool("run", False, "Run what is missing.")
 PLOT = flags.DEFINE_bool("plot", False, "Draw the figures and write the tables.")
 BUDGET = flags.DEFINE_enum(
-    "budget", "reduced", ["smoke", "reduced", "paper"], "Size of the runs; smoke is for tests."
+    "budget", "medium", ["smoke", "medium", "paper"], "Size of the runs; smoke is for tests."
 )
 ONLY = flags.DEFINE_string(
     "only",
@@ -33,6 +35,31 @@ ONLY = flags.DEFINE_string(
     "Glob of TASK/SETTING/seed_N: the runs to list or run; figures take all that there are.",
 )
 flags.declare_key_flag("workers")  # train.py's; the others of its flags are the budget's here
+
+
+class Job(Protocol):
+    """What `execute` runs."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def label(self) -> str:
+        """What tells it from other jobs, the same run asked for more iterations among them."""
+
+    @property
+    def done(self) -> bool: ...
+
+    @property
+    def steps(self) -> tuple[int, int]:
+        """Environment steps done and asked for, at most."""
+
+    @property
+    def log(self) -> pathlib.Path:
+        """What it prints."""
+
+    def job(self, cores: int) -> tuple[Callable[..., None], *tuple[Any, ...]]:
+        """Returns the function that does what is missing with so many cores, and its arguments."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +72,9 @@ class Run:
       algorithm: key of configs.ALGORITHMS.
       config: of the run.
       directory: of the run.
+      stop_at: iterations that the experiment asks for, of the configuration's; None for all.
+      screening: the run only helps to choose the value of a sweep.
+      preset: of configs.PRESETS, that the command amends.
     """
 
     task: str
@@ -52,15 +82,28 @@ class Run:
     algorithm: str
     config: config.Config
     directory: pathlib.Path
+    stop_at: int | None = None
+    screening: bool = False
+    preset: str = "paper"
 
     @property
     def name(self) -> str:
         return f"{self.task}/{self.setting}/seed_{self.config.seed}"
 
     @property
+    def log(self) -> pathlib.Path:
+        """What the run prints."""
+        return self.directory / "train.log"
+
+    @property
+    def label(self) -> str:
+        """The name, with the iterations asked for: a run can be asked for more than once."""
+        return f"{self.name} to {self.wanted}"
+
+    @property
     def arguments(self) -> list[str]:
         """Flags of experiments/train.py: what differs from the task's preset."""
-        start = configs.preset("paper", self.task, self.config.sampler, self.config.algorithm)
+        start = configs.preset(self.preset, self.task, self.config.sampler, self.config.algorithm)
         unread = config.without_effect(self.config)
         changed = {
             field.name: getattr(self.config, field.name)
@@ -72,8 +115,17 @@ class Run:
             changed = {"sampler": "vine", **changed}
         if self.config.algorithm != "trpo":
             changed = {"algorithm": self.config.algorithm, **changed}
+        if self.preset != "paper":
+            changed = {"preset": self.preset, **changed}
+        if self.stop_at is not None:
+            changed["stop_at"] = self.stop_at
         named = {"task": self.task, **changed, "seed": self.config.seed, "out": self.directory}
         return [f"--{name}={value}" for name, value in named.items()]
+
+    @property
+    def wanted(self) -> int:
+        """Iterations that the experiment asks for."""
+        return self.config.iterations if self.stop_at is None else self.stop_at
 
     @property
     def iterations(self) -> int:
@@ -86,7 +138,7 @@ class Run:
 
     @property
     def done(self) -> bool:
-        """Whether all iterations are there, or those that reached the target return.
+        """Whether the iterations asked for are there, or those that reached the target return.
 
         Raises:
           ValueError: the directory holds a run of another configuration, or one that says none.
@@ -96,17 +148,27 @@ class Run:
         target, policy = self.config.target_return, self.directory / "policy.npz"
         if target is not None and runs.policy_iteration(policy) == self.iterations > 0:
             reached = metrics.read(self.directory / "metrics.csv")["return_recent"][-1]
-            return reached > target or self.iterations >= self.config.iterations
-        return self.iterations >= self.config.iterations
+            return reached > target or self.iterations >= self.wanted
+        return self.iterations >= self.wanted
+
+    @property
+    def steps(self) -> tuple[int, int]:
+        """Environment steps done and asked for, at most; what a target return spared is done."""
+        total = most_steps(self, self.wanted)
+        return total if self.done else most_steps(self, self.iterations), total
+
+    def job(self, cores: int) -> tuple[Callable[..., None], *tuple[Any, ...]]:
+        flag = "workers" if environments.is_atari(self.task) else "threads"
+        return _train, [*self.arguments, f"--{flag}={cores}"], self.directory
 
     def check(self) -> None:
         """Raises ValueError if the directory holds what can be neither used nor gone on with."""
         if not (self.directory / "config.json").exists():
             return
         runs.check_resumable(self.config, self.directory)
-        if not self.done and not (self.directory / "checkpoints").is_dir():
+        if not self.done and not runs.can_resume(self.directory):
             raise ValueError(
-                f"{self.directory} has {self.iterations} of {self.config.iterations} iterations "
+                f"{self.directory} has {self.iterations} of {self.wanted} iterations "
                 "and no checkpoint to go on from: move it away, or give another --out"
             )
 
@@ -147,7 +209,8 @@ def main(planned: Callable[[str], list[Run]], draw: Callable[[], None]) -> None:
         if RUN.value:
             for run in chosen:
                 run.check()
-            execute(chosen, 1 if flags.FLAGS.workers is None else flags.FLAGS.workers)
+            jobs = 1 if flags.FLAGS.workers is None else flags.FLAGS.workers
+            execute(lambda: planned(ONLY.value), jobs)
         if PLOT.value:
             draw()
     except (ValueError, OSError) as error:
@@ -159,72 +222,82 @@ def show(chosen: Sequence[Run]) -> None:
     for run in chosen:
         command = shlex.join(["python", "experiments/train.py", *run.arguments])
         try:
-            state = (
-                "done" if run.done else f"{run.iterations} of {run.config.iterations} iterations"
-            )
+            state = "done" if run.done else f"{run.iterations} of {run.wanted} iterations"
         except ValueError as error:
             state = str(error)
         print(command + (f"  # {state}" if run.iterations else ""))
 
 
-def execute(chosen: Sequence[Run], workers: int) -> None:
+def execute(plan: Callable[[], Sequence[Job]], jobs: int) -> None:
     """Runs what is missing in worker processes, with one progress bar over all.
 
     Ctrl-C stops the runs, which save; the same command goes on.
 
     Args:
-      chosen: runs.
-      workers: runs at a time.
+      plan: () → the runs in the order to run them; asked again whenever a worker is free, since
+        what has been run may decide what comes next.
+      jobs: runs at a time.
 
     Raises:
-      ValueError: fewer than one worker, or a run failed.
+      ValueError: fewer than one job, or a run failed.
     """
-    config.require(workers >= 1, "workers", workers, "at least 1")
+    config.require(jobs >= 1, "jobs", jobs, "at least 1")
+    chosen = plan()
     missing = [run for run in chosen if not run.done]
     print(f"{len(chosen) - len(missing)} of {len(chosen)} runs are done")
     if not missing:
         return
-    share = max(1, len(os.sched_getaffinity(0)) // workers)  # cores of a run
-    waiting, failed = list(missing), []
-    active: dict[concurrent.futures.Future, Run] = {}
+    share = max(1, len(os.sched_getaffinity(0)) // jobs)  # cores of a run
+    tried: set[str] = set()
+    failed = []
+    active: dict[concurrent.futures.Future, Job] = {}
     progress = tqdm.tqdm(
-        total=sum(most_steps(run, run.config.iterations) for run in missing),
-        initial=sum(most_steps(run, run.iterations) for run in missing),
         desc="all runs",
         unit=" steps",
         unit_scale=True,
         dynamic_ncols=True,
         smoothing=0.05,
+        mininterval=1.0 if sys.stderr.isatty() else 60.0,
     )
-    pool = _pool(workers)
+
+    def tally():
+        done, total = np.sum([run.steps for run in chosen], axis=0)
+        progress.total = total
+        return done
+
+    progress.n = progress.initial = progress.last_print_n = tally()
+    pool = _pool(jobs)
     try:
         with progress, runs.stop_signals(signal.default_int_handler):
-            while waiting or active:
-                while waiting and len(active) < workers:
-                    run = waiting.pop(0)
-                    flag = "workers" if environments.is_atari(run.task) else "threads"
-                    arguments = [*run.arguments, f"--{flag}={share}"]
-                    active[pool.submit(_train, arguments, run.directory)] = run
+            while missing or active:
+                while missing and len(active) < jobs:
+                    run = missing.pop(0)
+                    tried.add(run.label)
+                    function, *arguments = run.job(share)
+                    active[pool.submit(function, *arguments)] = run
                 ended, _ = concurrent.futures.wait(
                     active, timeout=1.0, return_when="FIRST_COMPLETED"
                 )
+                broken = False
                 for future in ended:
                     run, error = active.pop(future), future.exception()
+                    broken |= isinstance(error, concurrent.futures.BrokenExecutor)
                     if error or not run.done:
                         failed.append(run)
-                        log = run.directory / "train.log"
-                        tqdm.tqdm.write(f"{run.name} failed: {error or 'stopped'}; see {log}")
-                    else:  # what its target return spared it need not be waited for
-                        progress.total -= most_steps(run, run.config.iterations - run.iterations)
-                if any(isinstance(f.exception(), concurrent.futures.BrokenExecutor) for f in ended):
+                        tqdm.tqdm.write(f"{run.name} failed: {error or 'stopped'}; see {run.log}")
+                if broken:
                     # A worker was killed, and the pool with it: its other runs go on in a new one.
-                    waiting = [*active.values(), *waiting]
+                    tried -= {run.label for run in active.values()}
                     active = {}
                     pool.shutdown()
-                    pool = _pool(workers)
-                progress.n = sum(most_steps(run, run.iterations) for run in missing)
+                    pool = _pool(jobs)
+                if ended:
+                    chosen = plan()
+                    missing = [run for run in chosen if not (run.done or run.label in tried)]
+                progress.n = tally()
                 names = ", ".join(run.name for run in active.values())
-                progress.set_postfix_str(f"{len(waiting)} runs to go after {names}")
+                progress.set_postfix_str(f"{len(missing)} runs to go after {names}", refresh=False)
+                progress.update(0)
     except KeyboardInterrupt:
         for child in multiprocessing.active_children():
             with contextlib.suppress(ProcessLookupError):
@@ -277,5 +350,9 @@ def _train(arguments: list[str], directory: pathlib.Path) -> None:
 
 
 def finished(chosen: Sequence[Run], task: str, setting: str) -> list[Run]:
-    """Returns the finished runs of a setting, by seed."""
-    return [run for run in chosen if (run.task, run.setting) == (task, setting) and run.done]
+    """Returns the finished runs of a setting, by seed, those of a first round aside."""
+    return [
+        run
+        for run in chosen
+        if (run.task, run.setting, run.screening) == (task, setting, False) and run.done
+    ]

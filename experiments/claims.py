@@ -1,6 +1,6 @@
 """Judges the paper's claims by what results/ holds, and never without data.
 
-python experiments/claims.py --results=results --budget=reduced
+python experiments/claims.py --results=results --budget=medium
 
 Each claim is a function of the results that returns an estimate, its range and a verdict. The
 table is printed and written to RESULTS/claims.md. C1 to C7 are judged by the runs of Figure 4 of
@@ -60,7 +60,7 @@ class Results:
     """
 
     directory: pathlib.Path
-    budget: str = "reduced"
+    budget: str = "medium"
 
     def runs(self, task: str, algorithm: str) -> list[figure4.Run]:
         """Returns the finished runs of an algorithm, by seed; of a sweep, of its best setting.
@@ -71,13 +71,17 @@ class Results:
         every = figure4.planned(self.budget, self.directory, f"{task}/*")
         seeds: dict[str, int] = {}
         for run in every:
-            if run.algorithm == algorithm:
+            if run.algorithm == algorithm and not run.screening:
                 seeds[run.setting] = seeds.get(run.setting, 0) + run.done
         for setting, count in seeds.items():
             if count < MIN_SEEDS:
                 raise NotEnoughDataError(
                     f"{count} seeds of {task}/{setting} at budget={self.budget}"
                 )
+        if not seeds:
+            raise NotEnoughDataError(
+                f"no finished sweep of {task}/{algorithm} at budget={self.budget}"
+            )
         return figure4.best(every, task, algorithm)
 
     def final(self, task: str, algorithm: str) -> np.ndarray:

@@ -130,7 +130,13 @@ ALGORITHMS: dict[str, Algorithm] = {
     "cem": Algorithm("CEM", {"algorithm": "cem"}, ("search_deviation", (0.3, 1.0, 3.0, 10.0))),
     "cma": Algorithm("CMA", {"algorithm": "cma"}, ("search_deviation", (0.1, 0.3, 1.0, 3.0, 10.0))),
     "rwr": Algorithm("RWR", {"algorithm": "rwr"}, ("temperature", (0.3, 1.0, 3.0))),
-    # Beside Figure 4: Sec. 7's REPS, and TRPO with one part changed, for claims C6 and C7.
+    # Beside Figure 4: the gradient itself (claim C13), Sec. 7's REPS, and TRPO with one part
+    # changed, for claims C6 and C7.
+    "vanilla_policy_gradient": Algorithm(
+        "vanilla policy gradient",
+        {"algorithm": "vanilla_policy_gradient"},
+        ("step_size", (0.03, 0.1, 0.3, 1.0, 3.0)),
+    ),
     "reps": Algorithm("REPS", {"algorithm": "reps"}),
     "truncated_natural_gradient": Algorithm(
         "truncated natural gradient (no line search)", {"algorithm": "truncated_natural_gradient"}
@@ -161,6 +167,7 @@ FIGURE4: dict[str, tuple[str, ...]] = {
     "walker": _LARGE,
 }
 BESIDE_FIGURE4 = (
+    "vanilla_policy_gradient",
     "reps",
     "truncated_natural_gradient",
     "fisher_1.0",
@@ -169,6 +176,11 @@ BESIDE_FIGURE4 = (
     "cg_20",
 )
 BESIDE_TASKS = ("cartpole", "swimmer")
+BESIDE: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(BESIDE_TASKS, BESIDE_FIGURE4),
+    "hopper": ("vanilla_policy_gradient",),
+}
+TRPO = ("vine", "single_path")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,18 +188,27 @@ class Budget:
     """How much of the paper's computation to spend.
 
     Attributes:
-      seeds: 1 to this.
       changes: by task, fields of Config that differ from the paper's.
       vine: by task, those that differ for vine besides.
+      seeds: runs of each setting, by task; 5 of vine and single path, where there are as many.
+      trpo_stop_at: by task, iterations of vine and single path that are asked for, of Table 2's.
+      screening: by task, iterations of the first round of sweeps: one seed of every point; the
+        second round runs the best in full.
       sweep_points: of each sweep, at most.
       beside: whether the settings beside Figure 4 are run.
     """
 
-    seeds: int
     changes: dict[str, dict[str, Any]]
     vine: dict[str, dict[str, Any]]
+    seeds: dict[str, int]
+    trpo_stop_at: dict[str, int] = dataclasses.field(default_factory=dict)
+    screening: dict[str, int] = dataclasses.field(default_factory=dict)
     sweep_points: int = 99
     beside: bool = True
+
+    def seeds_of(self, task: str, algorithm: str) -> int:
+        """Returns the number of runs of a setting."""
+        return max(self.seeds[task], 5 if algorithm in TRPO and self.beside else 0)
 
     def own_directory(self, task: str) -> bool:
         """Whether runs differ from the paper's by more than their number of iterations."""
@@ -196,19 +217,18 @@ class Budget:
 
 _TINY = {"iterations": 2, "steps_per_iteration": 2000, "population": 4}
 _TINY_VINE = {"trunks": 2, "rollout_states": 4, "rollout_length": 5}
-# A tenth of Table 2's steps an iteration, and a fifth of its iterations.
-_TENTH = {"iterations": 40, "steps_per_iteration": 100_000, "population": 100}
+# A tenth of Table 2's steps an iteration.
+_TENTH = {"steps_per_iteration": 100_000, "population": 100}
 BUDGETS: dict[str, Budget] = {
     "smoke": Budget(
-        seeds=1,
         changes=dict.fromkeys(PAPER, _TINY),
         vine=dict.fromkeys(PAPER, _TINY_VINE),
+        seeds=dict.fromkeys(PAPER, 1),
         sweep_points=1,
         beside=False,
     ),
     # Figure 4 shows 50 iterations of cart-pole and swimmer.
-    "reduced": Budget(
-        seeds=5,
+    "medium": Budget(
         changes={
             "cartpole": {"iterations": 50},
             "swimmer": {"iterations": 50},
@@ -216,8 +236,11 @@ BUDGETS: dict[str, Budget] = {
             "walker": _TENTH,
         },
         vine={task: {"rollout_states": 125} for task in ("hopper", "walker")},
+        seeds={"cartpole": 5, "swimmer": 3, "hopper": 3, "walker": 3},
+        trpo_stop_at={"swimmer": 50},
+        screening={"hopper": 50, "walker": 50},
     ),
-    "paper": Budget(seeds=5, changes={task: {} for task in PAPER}, vine={}),
+    "paper": Budget(changes={task: {} for task in PAPER}, vine={}, seeds=dict.fromkeys(PAPER, 5)),
 }
 
 
@@ -229,13 +252,13 @@ def figure4_settings(task: str, budget: Budget) -> dict[str, tuple[str, Config]]
       budget: one of BUDGETS.
     """
     settings = {}
-    for name in (*FIGURE4[task], *(BESIDE_FIGURE4 if task in BESIDE_TASKS else ())):
-        if name in BESIDE_FIGURE4 and not budget.beside:
-            continue
+    for name in (*FIGURE4[task], *(BESIDE.get(task, ()) if budget.beside else ())):
         algorithm = ALGORITHMS[name]
         method = algorithm.changes.get("algorithm")
         sampler = algorithm.changes.get("sampler")
         changes = {**budget.changes[task], **algorithm.changes}
+        if name in TRPO and task in budget.trpo_stop_at:
+            changes.pop("iterations")  # they can be resumed to Table 2's
         if method not in BLACK_BOX:
             changes.pop("population", None)
         start = dataclasses.replace(preset("paper", task, sampler, method), **changes)
@@ -281,7 +304,8 @@ def preset(
         start = dataclasses.replace(ATARI, task=task)
         vine = {"sampler": "vine", **ATARI_VINE} if sampler == "vine" else {}
         return dataclasses.replace(start, **vine)
-    column = task if task in PAPER else "hopper"
+    column = task.removesuffix("_root_joint")
+    column = column if column in PAPER else "hopper"
     start = dataclasses.replace(PAPER[column], task=task)
     if algorithm in BLACK_BOX:
         return dataclasses.replace(start, algorithm=algorithm, population=PAPER_POPULATION[column])
@@ -292,6 +316,29 @@ def preset(
     return start
 
 
+SWIMMER_DISCOUNTS = (0.99, 0.995, 0.9999)
+
+
+def swimmer_study(task: str, budget: str) -> dict[str, Config]:
+    """Returns name of the setting → configuration, for experiments/swimmer_study.py.
+
+    Args:
+      task: `swimmer` or `swimmer_root_joint`.
+      budget: `smoke`, or any other for 50 iterations.
+    """
+    start = dataclasses.replace(preset("paper", task), iterations=50)
+    search = dataclasses.replace(preset("paper", task, algorithm="cem"), iterations=50)
+    if budget == "smoke":
+        start = dataclasses.replace(start, iterations=2, steps_per_iteration=2000)
+        search = dataclasses.replace(search, iterations=2, population=4)
+    settings = {f"trpo_{d:g}": dataclasses.replace(start, discount=d) for d in SWIMMER_DISCOUNTS}
+    return {**settings, "cem": search}
+
+
+# Iterations that a budget asks for, by sampler, of Table 3's 500: what 2 cores do in days.
+ATARI_STOP_AT = {"medium": {"single_path": 150, "vine": 50}}
+ATARI_ROUND = 50  # iterations of all games before any goes on
+
 # Changes of the paper preset, by budget, game and sampler; `smoke` is for tests.
 _SMOKE_ATARI = {"iterations": 2, "path_length": 10}
 _SMOKE_PATHS = {"steps_per_iteration": 80, "shards": 2}
@@ -301,11 +348,9 @@ ATARI_BUDGETS: dict[str, dict[tuple[str, str], dict[str, Any]]] = {
         ("breakout", "single_path"): {**_SMOKE_ATARI, **_SMOKE_PATHS},
         ("breakout", "vine"): {**_SMOKE_ATARI, **_SMOKE_VINE},
     },
-    # What 2 cores do in hours: Pong is the game that is solved first.
-    "reduced": {
-        ("pong", "single_path"): {"iterations": 150, "target_return": 0.0},
-        ("breakout", "single_path"): {"iterations": 50},
-        ("pong", "vine"): {"iterations": 30},
+    "medium": {
+        **{(game, "single_path"): {} for game in GAMES},
+        **{(game, "vine"): {} for game in ("pong", "breakout")},
     },
     "paper": {(game, sampler): {} for game in GAMES for sampler in ("single_path", "vine")},
 }

@@ -1,8 +1,8 @@
 """Figure 4: every algorithm on cart-pole, swimmer, hopper and walker.
 
-python experiments/figure4.py --list --budget=reduced
-python experiments/figure4.py --run --budget=reduced --only='cartpole/*' --workers=2
-python experiments/figure4.py --plot --budget=reduced
+python experiments/figure4.py --list --budget=medium
+python experiments/figure4.py --run --budget=medium --only='cartpole/*' --workers=2
+python experiments/figure4.py --plot --budget=medium
 
 Runs are --out/TASK/SETTING/seed_N, with results as default (runs/figure4_smoke for smoke); those of
 a budget whose iterations are not Table 2's are in TASK_BUDGET. What is there is not run again, and
@@ -33,6 +33,9 @@ COLUMNS = ("task", "setting", "seeds", "iterations", "final", "final_low", "fina
 def planned(budget_name: str, out: pathlib.Path, only: str = "*") -> list[Run]:
     """Returns the runs of a budget in the order to run them: seed by seed.
 
+    Of a sweep in two rounds the first is a run of every value; once they are done, the second is
+    those of the best value.
+
     Args:
       budget_name: key of configs.BUDGETS.
       out: where the tasks' directories are.
@@ -42,16 +45,41 @@ def planned(budget_name: str, out: pathlib.Path, only: str = "*") -> list[Run]:
       ValueError: nothing matches.
     """
     budget = configs.BUDGETS[budget_name]
-    found = []
-    for seed in range(1, budget.seeds + 1):
-        for task in configs.FIGURE4:
-            own = budget.own_directory(task)
-            parent = out / (f"{task}_{budget_name}" if own else task)
-            for setting, (algorithm, settings) in configs.figure4_settings(task, budget).items():
+    found: list[Run] = []
+    for task in configs.FIGURE4:
+        own = budget.own_directory(task)
+        parent = out / (f"{task}_{budget_name}" if own else task)
+        for setting, (algorithm, settings) in configs.figure4_settings(task, budget).items():
+            swept = configs.ALGORITHMS[algorithm].sweep is not None
+            screening = swept and task in budget.screening
+            stop_at = budget.screening[task] if screening else None
+            if algorithm in configs.TRPO:
+                stop_at = budget.trpo_stop_at.get(task)
+            for seed in range(1, 2 if screening else budget.seeds_of(task, algorithm) + 1):
                 seeded = dataclasses.replace(settings, seed=seed)
                 directory = parent / setting / f"seed_{seed}"
-                found.append(Run(task, setting, algorithm, seeded, directory))
+                run = Run(task, setting, algorithm, seeded, directory, stop_at, screening)
+                found.append(run)
+        found += _second_round([run for run in found if run.task == task], budget.seeds[task])
+    found.sort(key=lambda run: run.config.seed)  # stable: the order of tasks and settings stays
     return batch.matching(found, only)
+
+
+def _second_round(first: Sequence[Run], seeds: int) -> list[Run]:
+    """Returns the runs of the best value of every sweep whose first round is done."""
+    found = []
+    screened = [run for run in first if run.screening]
+    for algorithm in dict.fromkeys(run.algorithm for run in screened):
+        candidates = [run for run in screened if run.algorithm == algorithm]
+        if not all(run.done for run in candidates):
+            continue
+        winner = max(candidates, key=lambda run: final([run])[0])
+        for seed in range(1, seeds + 1):
+            settings = dataclasses.replace(winner.config, seed=seed)
+            directory = winner.directory.parent / f"seed_{seed}"
+            run = dataclasses.replace(winner, config=settings, directory=directory)
+            found.append(dataclasses.replace(run, stop_at=None, screening=False))
+    return found
 
 
 def main(_):
@@ -84,7 +112,7 @@ def plot(chosen: Sequence[Run], out: pathlib.Path) -> None:
             for name, found in drawn.items()
             if found
         }
-    lengths = {run.task: run.config.iterations for run in chosen}
+    lengths = {run.task: run.wanted for run in chosen if not run.screening}
     for x in ("iteration", "env_steps"):
         file = out / f"{name}_{x}.png"
         plotting.learning_curves(
@@ -110,10 +138,7 @@ def _label(run: Run) -> str:
 def curves(found: Sequence[Run], column: str = "reward_per_step") -> np.ndarray:
     """Returns a column of runs, [S, I], up to the budget's number of iterations."""
     return np.stack(
-        [
-            metrics.read(run.directory / "metrics.csv")[column][: run.config.iterations]
-            for run in found
-        ]
+        [metrics.read(run.directory / "metrics.csv")[column][: run.wanted] for run in found]
     )
 
 
@@ -130,7 +155,9 @@ def best(chosen: Sequence[Run], task: str, algorithm: str) -> list[Run]:
     The best has the highest mean final performance over seeds; none is finished: no runs.
     """
     settings = dict.fromkeys(
-        run.setting for run in chosen if (run.task, run.algorithm) == (task, algorithm)
+        run.setting
+        for run in chosen
+        if (run.task, run.algorithm, run.screening) == (task, algorithm, False)
     )
     candidates = [found for s in settings if (found := finished(chosen, task, s))]
     return max(candidates, key=lambda found: final(found).mean(), default=[])
@@ -139,15 +166,19 @@ def best(chosen: Sequence[Run], task: str, algorithm: str) -> list[Run]:
 def summarize(chosen: Sequence[Run]) -> list[dict]:
     """Returns a row of COLUMNS for every setting with finished runs."""
     rows = []
-    for task, setting, algorithm in dict.fromkeys(
-        (run.task, run.setting, run.algorithm) for run in chosen
+    for task, setting, algorithm, screening in dict.fromkeys(
+        (run.task, run.setting, run.algorithm, run.screening) for run in chosen
     ):
-        found = finished(chosen, task, setting)
+        found = [
+            run
+            for run in chosen
+            if (run.task, run.setting, run.screening) == (task, setting, screening) and run.done
+        ]
         if not found:
             continue
         interval = plotting.across_seeds(final(found)[:, None], np.random.default_rng(0))[:, 0]
         drawn = best(chosen, task, algorithm) == found
-        cells = (task, setting, len(found), found[0].config.iterations, *interval, int(drawn))
+        cells = (task, setting, len(found), found[0].wanted, *interval, int(drawn))
         rows.append(dict(zip(COLUMNS, cells, strict=True)))
     return rows
 

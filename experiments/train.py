@@ -19,6 +19,9 @@ from trpo_repro.sampling import vine
 flags.DEFINE_string("task", "swimmer", f"One of: {', '.join(environments.task_names())}.")
 flags.DEFINE_enum("preset", "paper", configs.PRESETS, "Settings that the other flags amend.")
 flags.DEFINE_bool("resume", False, "Go on from the last checkpoint in --out.")
+flags.DEFINE_integer(
+    "stop_at", None, "Leave the run unfinished after this many iterations in all.", lower_bound=1
+)
 
 _HELP = {
     "algorithm": f"One of: {', '.join(config_lib.ALGORITHMS)}.",
@@ -132,7 +135,7 @@ def main(_):
     name = f"{config.task}_{config.algorithm}_{config.seed}"
     directory = pathlib.Path(cli.OUT.value or f"runs/{name}")
     try:
-        state = runs.run(config, directory, resume=flags.FLAGS.resume)
+        state = runs.run(config, directory, resume=flags.FLAGS.resume, stop_at=flags.FLAGS.stop_at)
     except (ValueError, checkpoint.CheckpointError) as error:
         cli.refuse(str(error))
     except OSError as error:

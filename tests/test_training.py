@@ -332,9 +332,11 @@ def test_metrics_columns_are_all_filled():
 
 
 @pytest.mark.parametrize("kl_states", config.KL_STATES)
-@pytest.mark.parametrize("proposal", ["policy", "uniform"])
-def test_vine_counts_every_step_and_keeps_the_constraint(kl_states, proposal):
-    config = dataclasses.replace(VINE, kl_states=kl_states, proposal=proposal, fisher_fraction=1.0)
+@pytest.mark.parametrize("state_weighting", config.STATE_WEIGHTINGS)
+def test_vine_counts_every_step_and_keeps_the_constraint(kl_states, state_weighting):
+    config = dataclasses.replace(
+        VINE, kl_states=kl_states, state_weighting=state_weighting, fisher_fraction=1.0
+    )
     trainer = training.Trainer(config)
     state, row = trainer.iterate(trainer.initial_state())
     assert 300 + 60 < row["env_steps"] <= 300 + 20 * 3 * 15

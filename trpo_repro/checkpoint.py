@@ -1,4 +1,8 @@
-"""Checkpoints: one NumPy archive each, replaced atomically, the last two kept."""
+"""Checkpoints: one NumPy archive each, replaced atomically, the last two kept.
+
+The checkpoint of an unfinished run can also be carried: one compressed file of the same name beside
+metrics.csv, which a version control system keeps.
+"""
 
 import contextlib
 import os
@@ -17,22 +21,32 @@ class CheckpointError(Exception):
     """No checkpoint could be read; the message names the files."""
 
 
-def save(directory: pathlib.Path, iteration: int, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes a checkpoint: temporary file, fsync, rename. Older ones beyond two are deleted.
+def save(
+    directory: pathlib.Path,
+    iteration: int,
+    arrays: Mapping[str, np.ndarray],
+    *,
+    kept: int = KEPT,
+    compressed: bool = False,
+) -> None:
+    """Writes a checkpoint: temporary file, fsync, rename; then deletes older ones.
 
     Args:
       directory: of the checkpoints; created if need be.
       iteration: completed iterations, the checkpoint's number.
       arrays: by name; object arrays are refused.
+      kept: checkpoints that stay, this one included.
+      compressed: by zip's deflate.
 
     Raises:
       OSError: the disk refused; checkpoints written before are untouched.
     """
     directory.mkdir(parents=True, exist_ok=True)
+    write = np.savez_compressed if compressed else np.savez
     descriptor, temporary = tempfile.mkstemp(dir=directory, suffix=".tmp")
     try:
         with os.fdopen(descriptor, "wb") as file:
-            np.savez(file, allow_pickle=False, **arrays, **{_NAMES: np.array(sorted(arrays))})
+            write(file, allow_pickle=False, **arrays, **{_NAMES: np.array(sorted(arrays))})
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)  # mkstemp's files are the owner's alone
@@ -42,18 +56,30 @@ def save(directory: pathlib.Path, iteration: int, arrays: Mapping[str, np.ndarra
             os.unlink(temporary)
         raise
     _sync(directory)
-    for path in _paths(directory)[:-KEPT]:
+    for path in _paths(directory)[:-kept]:
         path.unlink(missing_ok=True)
 
 
-def load_latest(directory: pathlib.Path) -> dict[str, np.ndarray]:
+def delete(directory: pathlib.Path) -> None:
+    """Deletes a directory's checkpoints."""
+    for path in _paths(directory):
+        path.unlink(missing_ok=True)
+
+
+def exist(*directories: pathlib.Path) -> bool:
+    """Whether there is a checkpoint in one of the directories."""
+    return any(_paths(directory) for directory in directories)
+
+
+def load_latest(*directories: pathlib.Path) -> dict[str, np.ndarray]:
     """Returns the arrays of the newest readable checkpoint; says which files are damaged.
 
     Raises:
       CheckpointError: there is none.
     """
     damaged = []
-    for path in reversed(_paths(directory)):
+    found = [path for directory in directories for path in _paths(directory)]
+    for path in sorted(found, key=lambda path: path.name, reverse=True):
         try:
             with np.load(path, allow_pickle=False) as archive:
                 arrays = dict(archive)
@@ -65,7 +91,7 @@ def load_latest(directory: pathlib.Path) -> dict[str, np.ndarray]:
             logging.error("checkpoint %s is damaged (%s); trying the one before", path, error)
     if damaged:
         raise CheckpointError(f"no readable checkpoint; damaged: {', '.join(damaged)}")
-    raise CheckpointError(f"no checkpoint in {directory}")
+    raise CheckpointError(f"no checkpoint in {', '.join(map(str, directories))}")
 
 
 def write_text(path: pathlib.Path, text: str) -> None:

@@ -40,16 +40,21 @@ PACKAGES = (
 FREE_ON_RESUME = ("iterations", "target_return", "threads", "workers", "ray_address")
 
 
-def run(config: Config, directory: pathlib.Path, *, resume: bool) -> training.State | None:
+def run(
+    config: Config, directory: pathlib.Path, *, resume: bool, stop_at: int | None = None
+) -> training.State | None:
     """Trains in a directory: config.json, metrics.csv, tensorboard/, checkpoints/, policy.npz.
 
-    A checkpoint is written after every iteration, the final policy after the last. SIGINT and
-    SIGTERM end the run at once with the last completed iteration saved.
+    A checkpoint is written after every iteration. SIGINT and SIGTERM end the run at once with the
+    last completed iteration saved. A run that ends leaves its policy, and, while it is unfinished,
+    its checkpoint in one compressed file beside metrics.csv, from which any copy of the directory
+    can be resumed.
 
     Args:
       config: of the run.
       directory: of the run.
       resume: go on from the directory's last checkpoint.
+      stop_at: leave the run unfinished after this many iterations in all.
 
     Returns:
       The last state completed; None if a signal came before there was one.
@@ -76,8 +81,8 @@ def run(config: Config, directory: pathlib.Path, *, resume: bool) -> training.St
                 mininterval=1.0,
             )
             stack.callback(progress.close)
-            for after, row in training.iterations(trainer, state):
-                if training.ended(config, after):
+            for after, row in training.iterations(trainer, state, stop_at):
+                if training.ended(config, after) or after.iteration == stop_at:
                     save_policy(directory / "policy.npz", trainer.policy, after)
                 writer.write(row)
                 state = after
@@ -87,14 +92,31 @@ def run(config: Config, directory: pathlib.Path, *, resume: bool) -> training.St
                     f"return {row['return_recent']:.4g}, {kl}{row['steps_per_second']:.0f} steps/s"
                 )
                 progress.update()
+            _leave(config, directory, trainer, state)
         except KeyboardInterrupt:
             with stop_signals(signal.SIG_IGN):
                 if state is not None:
                     checkpoint.save(checkpoints, state.iteration, state.to_arrays())
+                    _leave(config, directory, trainer, state)
                 done = state.iteration if state else "no"
                 message = f"stopped; {done} iterations saved; go on with --resume"
                 tqdm.tqdm.write(message, file=sys.stderr)
     return state
+
+
+def _leave(
+    config: Config,
+    directory: pathlib.Path,
+    trainer: training.Trainer | black_box.Trainer,
+    state: training.State,
+) -> None:
+    """Writes what a run's directory holds between sessions."""
+    save_policy(directory / "policy.npz", trainer.policy, state)
+    if training.ended(config, state):
+        checkpoint.delete(directory)
+    else:
+        arrays = state.to_arrays()
+        checkpoint.save(directory, state.iteration, arrays, kept=1, compressed=True)
 
 
 def save_policy(path: pathlib.Path, policy: policy_lib.Policy, state: training.State) -> None:
@@ -204,7 +226,12 @@ def load_state(directory: pathlib.Path) -> training.State:
     Raises:
       CheckpointError: there is no readable one.
     """
-    return training.State.from_arrays(checkpoint.load_latest(directory / "checkpoints"))
+    return training.State.from_arrays(checkpoint.load_latest(directory / "checkpoints", directory))
+
+
+def can_resume(directory: pathlib.Path) -> bool:
+    """Whether a run's directory holds a checkpoint."""
+    return checkpoint.exist(directory / "checkpoints", directory)
 
 
 def check_resumable(config: Config, directory: pathlib.Path) -> dict[str, Any]:

@@ -385,9 +385,11 @@ class Iteration(Protocol):
         """Returns the state after one iteration, and its row of metrics."""
 
 
-def iterations(trainer: Iteration, state: State) -> Iterator[tuple[State, dict[str, Any]]]:
-    """Yields (state, metrics) after each iteration until the run has ended."""
-    while not ended(trainer.config, state):
+def iterations(
+    trainer: Iteration, state: State, stop_at: int | None = None
+) -> Iterator[tuple[State, dict[str, Any]]]:
+    """Yields (state, metrics) after each iteration until the run ends or has `stop_at` of them."""
+    while not ended(trainer.config, state) and state.iteration != stop_at:
         state, row = trainer.iterate(state)
         yield state, row
 

@@ -89,7 +89,7 @@ def test_surrogate_variance_claim(tmp_path, vine, verdict):
     assert _judge(tmp_path)["C10"].verdict == verdict
 
 
-# Final rewards per time step of the "reduced" budget's curves, from an untrained 0, in a world
+# Final rewards per time step of the "medium" budget's curves, from an untrained 0, in a world
 # where every claim holds.
 WORLD = {
     "cartpole": dict.fromkeys(configs.FIGURE4["cartpole"], 9.5),
@@ -110,7 +110,7 @@ def _world(results, *, seeds=5, missing=(), finals=None, slow=(), falls=("trunca
       slow: algorithms that need all of the iterations, besides max KL.
       falls: beginnings of the names of algorithms that lose all gain in one update.
     """
-    for run in figure4.planned("reduced", results):
+    for run in figure4.planned("medium", results):
         if run.config.seed > seeds or run.task in missing or run.setting in missing:
             continue
         task = WORLD[run.task]

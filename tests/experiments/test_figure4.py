@@ -66,10 +66,10 @@ def test_the_paper_budget_is_table_2():
 
 def test_smaller_batches_have_a_directory_of_their_own():
     directories = {
-        run.name: str(run.directory) for run in figure4.planned("reduced", pathlib.Path("r"))
+        run.name: str(run.directory) for run in figure4.planned("medium", pathlib.Path("r"))
     }
     assert directories["swimmer/vine/seed_1"] == "r/swimmer/vine/seed_1"
-    assert directories["hopper/vine/seed_1"] == "r/hopper_reduced/vine/seed_1"
+    assert directories["hopper/vine/seed_1"] == "r/hopper_medium/vine/seed_1"
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_smaller_batches_have_a_directory_of_their_own():
         ([], "give at least one of --list, --run and --plot"),
         (["--list", "--only=nothing*"], "--only=nothing* matches no run"),
         (["--list", "--budget=huge"], "--budget"),
-        (["--run", "--workers=0"], "workers=0 is not allowed: must be at least 1"),
+        (["--run", "--workers=0"], "jobs=0 is not allowed: must be at least 1"),
     ],
 )
 def test_bad_input_is_one_line(script, arguments, message):
@@ -113,9 +113,9 @@ def test_an_unfinished_run_needs_its_checkpoint(tmp_path):
 
 def test_ctrl_c_then_the_same_command(tmp_path):
     """SIGINT to the script alone: its worker saves, and the next call goes on from there."""
-    command = [sys.executable, "experiments/figure4.py", "--run", "--budget=reduced"]
+    command = [sys.executable, "experiments/figure4.py", "--run", "--budget=medium"]
     command += ["--only=cartpole/single_path/seed_1", f"--out={tmp_path}"]
-    run = figure4.planned("reduced", tmp_path, "cartpole/single_path/seed_1")[0]
+    run = figure4.planned("medium", tmp_path, "cartpole/single_path/seed_1")[0]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
     deadline = time.monotonic() + 120
     while run.iterations < 2 and time.monotonic() < deadline:
@@ -147,7 +147,7 @@ def write_run(run, rewards):
 
 
 def test_the_best_of_a_sweep_by_final_performance_is_drawn(tmp_path):
-    chosen = figure4.planned("reduced", tmp_path, "swimmer/natural_gradient*")
+    chosen = figure4.planned("medium", tmp_path, "swimmer/natural_gradient*")
     for run in chosen:
         step, last = run.config.step_size, 5
         rewards = np.full(run.config.iterations, 1.0 if step == 10 else 0.0)

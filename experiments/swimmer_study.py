@@ -1,0 +1,109 @@
+"""Why swimmer plateaus: the point whose velocity is rewarded, against the discount factor.
+
+python experiments/swimmer_study.py --run --workers=2
+python experiments/swimmer_study.py --plot
+
+TRPO (single path) and CEM on the paper's swimmer, rewarded for the velocity of its root joint, as
+Gymnasium does, or of its center of mass; discount factors 0.99, 0.995 and 0.9999; 3 seeds of 50
+iterations. CEM maximizes undiscounted returns: no discount changes it. Runs are
+--out/TASK/SETTING/seed_N, with results/swimmer_study as default. --plot draws the learning curves
+and writes a table, in which both rewards judge 50 episodes of every final policy.
+"""
+
+import csv
+import dataclasses
+import io
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+from absl import flags
+
+from experiments import batch, cli, configs
+from trpo_repro import checkpoint, environments, plotting, runs, training
+from trpo_repro.randomness import Key
+from trpo_repro.sampling import population
+
+flags.adopt_module_key_flags(batch)
+flags.declare_key_flag("out")
+
+REWARDED = {"swimmer_root_joint": "root joint", "swimmer": "center of mass"}
+EPISODES = 50
+EVALUATION_SEED = 2**31 - 1  # no run's
+COLUMNS = ("rewarded", "algorithm", "discount", "seeds", "judged_by", "mean", "low", "high")
+
+
+def planned(budget: str, out: pathlib.Path, only: str = "*") -> list[batch.Run]:
+    """Returns the runs of the study, seed by seed.
+
+    Args:
+      budget: `smoke`, or any other for the study itself.
+      out: where the tasks' directories are.
+      only: glob of the runs' names.
+
+    Raises:
+      ValueError: nothing matches.
+    """
+    found = []
+    for seed in range(1, 2 if budget == "smoke" else 4):
+        for task in REWARDED:
+            for setting, config in configs.swimmer_study(task, budget).items():
+                algorithm = "cem" if setting == "cem" else "single_path"
+                directory = out / task / setting / f"seed_{seed}"
+                seeded = dataclasses.replace(config, seed=seed)
+                found.append(batch.Run(task, setting, algorithm, seeded, directory))
+    return batch.matching(found, only)
+
+
+def main(_):
+    smoke = batch.BUDGET.value == "smoke"
+    default = "runs/swimmer_study_smoke" if smoke else "results/swimmer_study"
+    out = pathlib.Path(cli.OUT.value or default)
+    batch.main(
+        lambda only: planned(batch.BUDGET.value, out, only),
+        lambda: plot(planned(batch.BUDGET.value, out), out),
+    )
+
+
+def plot(chosen: Sequence[batch.Run], out: pathlib.Path) -> None:
+    """Draws the learning curves and writes the table of judged policies."""
+    panels: dict[str, dict[str, list[pathlib.Path]]] = {}
+    rows = []
+    for task, setting in dict.fromkeys((run.task, run.setting) for run in chosen):
+        found = batch.finished(chosen, task, setting)
+        if not found:
+            continue
+        is_search = setting == "cem"
+        discount = "none" if is_search else found[0].config.discount
+        label = "CEM, undiscounted" if is_search else f"TRPO γ = {discount}"
+        title = f"rewarded: velocity of the {REWARDED[task]}"
+        panels.setdefault(title, {})[label] = [run.directory for run in found]
+        for judge, judged_by in REWARDED.items():
+            scores = np.array([[judged(run, judge)] for run in found])
+            interval = plotting.across_seeds(scores, np.random.default_rng(0))[:, 0]
+            name = "cem" if is_search else "trpo"
+            cells = (REWARDED[task], name, discount, len(found), judged_by, *interval)
+            rows.append(dict(zip(COLUMNS, cells, strict=True)))
+    if not rows:
+        raise ValueError(f"no finished runs in {out}; see --list")
+    plotting.learning_curves(panels, out / "curves.png", y="reward_per_step")
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    checkpoint.write_text(out / "judged.csv", buffer.getvalue())
+    print(out / "curves.png", out / "judged.csv", sep="\n")
+
+
+def judged(run: batch.Run, task: str) -> float:
+    """Returns the mean reward per time step of a run's final policy in a task."""
+    environment = environments.make(task)
+    policy = training.make_policy(run.config, environment)
+    theta, _ = runs.load_policy(run.directory / "policy.npz", policy)
+    key = Key(EVALUATION_SEED)
+    played = population.evaluate_policy(environment, policy, theta, key, episodes=EPISODES)
+    return float(played.returns.mean() / environment.max_episode_steps)
+
+
+if __name__ == "__main__":
+    cli.run(main)
