@@ -25,15 +25,81 @@ import numpy as np
 from absl import flags
 
 from experiments import atari, batch, cli, configs, figure4, swimmer_study
-from trpo_repro import metrics
+from trpo_repro import environments, metrics
 
 flags.declare_key_flag("list")
 flags.declare_key_flag("run")
+flags.declare_key_flag("budget")
+flags.declare_key_flag("out")
 ONLY_UNITS = flags.DEFINE_string("units", "*", "Glob of the units to list or run.")
 HOURS = flags.DEFINE_float("hours", None, "Stop after this long; the runs save.", lower_bound=0.0)
 JOBS = flags.DEFINE_integer("jobs", 1, "Runs at a time, which share the cores.", lower_bound=1)
-RESULTS = pathlib.Path("results")
-BUDGET = "medium"
+STEPS_PER_SECOND = 15_000  # of one core, where nothing has been measured
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is to be reproduced, and where to.
+
+    Attributes:
+      budget: of configs.BUDGETS.
+      out: directory of results.
+    """
+
+    budget: str
+    out: pathlib.Path
+
+    def figure4(self, *patterns: str) -> list[batch.Job]:
+        """Returns the runs of Figure 4 whose names match one of the globs."""
+        runs = figure4.planned(self.budget, self.out)
+        return [run for p in patterns for run in runs if fnmatch.fnmatch(run.name, p)]
+
+    def figure4_until(self, pattern: str, iterations: int | None) -> list[batch.Job]:
+        """Returns runs of Figure 4 to so many iterations, or to the end."""
+        return _until(figure4.planned(self.budget, self.out, pattern), iterations)
+
+    def atari(self, sampler: str, iterations: int) -> list[batch.Job]:
+        """Returns the runs of all games to so many iterations."""
+        runs = atari.planned(self.budget, self.out / "atari")
+        return _until([run for run in runs if run.setting == sampler], iterations)
+
+    def swimmer_study(self) -> list[batch.Job]:
+        return list(swimmer_study.planned(self.budget, self.out / "swimmer_study"))
+
+    def gymnasium(self) -> list[batch.Job]:
+        """Returns the runs of Hopper-v5 with the `gae` preset."""
+        changes: dict[str, Any] = {"iterations": 2} if self.budget == "smoke" else {}
+        start = dataclasses.replace(configs.preset("gae", "Hopper-v5"), **changes)
+        directory = self.out / "Hopper-v5" / "gae"
+        return [
+            batch.Run(
+                "Hopper-v5",
+                "gae",
+                "single_path",
+                dataclasses.replace(start, seed=seed),
+                directory / f"seed_{seed}",
+                preset="gae",
+            )
+            for seed in range(1, 2 if self.budget == "smoke" else 4)
+        ]
+
+    def script(self, name: str, outputs: Sequence[str], minutes: float) -> list[batch.Job]:
+        """Returns an experiment that is one script; there is no small one for tests."""
+        if self.budget == "smoke":
+            return []
+        paths = tuple(self.out / output for output in outputs)
+        command = (f"experiments/{name}.py", f"--out={paths[0].parent}")
+        return [Script(name, command, paths, minutes)]
+
+
+def _until(runs: Sequence[batch.Run], iterations: int | None) -> list[batch.Job]:
+    return [
+        dataclasses.replace(
+            run,
+            stop_at=iterations if iterations and iterations < run.config.iterations else None,
+        )
+        for run in runs
+    ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,13 +109,13 @@ class Script:
     Attributes:
       name: of the unit.
       command: arguments of Python.
-      outputs: files that it leaves in results/.
+      outputs: files that it leaves.
       minutes: that it takes on one core.
     """
 
     name: str
     command: tuple[str, ...]
-    outputs: tuple[str, ...]
+    outputs: tuple[pathlib.Path, ...]
     minutes: float
 
     @property
@@ -62,7 +128,7 @@ class Script:
 
     @property
     def done(self) -> bool:
-        return all((RESULTS / output).exists() for output in self.outputs)
+        return all(output.exists() for output in self.outputs)
 
     @property
     def steps(self) -> tuple[int, int]:
@@ -74,75 +140,42 @@ class Script:
         return _run_script, self.command, self.log
 
 
-STEPS_PER_SECOND = 15_000  # of one core, where nothing has been measured
-
-
 def _run_script(command: Sequence[str], log: pathlib.Path) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as file:
         subprocess.run([sys.executable, *command], stdout=file, stderr=file, check=True)
 
 
-def _figure4(*patterns: str) -> list[batch.Job]:
-    runs = figure4.planned(BUDGET, RESULTS)
-    return [run for p in patterns for run in runs if fnmatch.fnmatch(run.name, p)]
-
-
-def _in_full(task: str) -> list[batch.Job]:
-    """Returns vine's and single path's runs of a task to Table 2's iterations."""
-    runs = figure4.planned(BUDGET, RESULTS, f"{task}/*")
-    return [dataclasses.replace(run, stop_at=None) for run in runs if run.setting in configs.TRPO]
-
-
-def _gymnasium() -> list[batch.Job]:
-    """Returns the runs of Hopper-v5 with the `gae` preset."""
-    found: list[batch.Job] = []
-    for seed in range(1, 4):
-        config = dataclasses.replace(configs.preset("gae", "Hopper-v5"), seed=seed)
-        directory = RESULTS / "Hopper-v5" / "gae" / f"seed_{seed}"
-        found.append(batch.Run("Hopper-v5", "gae", "single_path", config, directory, preset="gae"))
-    return found
-
-
-def _atari(sampler: str, until: int) -> list[batch.Job]:
-    """Returns the runs of all games to one iteration."""
-    runs = atari.planned(BUDGET, RESULTS / "atari", f"*/{sampler}/*")
-    return [dataclasses.replace(run, stop_at=until) for run in runs]
-
-
-def _script(name: str, *outputs: str, minutes: float) -> Callable[[], list[batch.Job]]:
-    out = str(RESULTS / pathlib.Path(outputs[0]).parent)
-    command = (f"experiments/{name}.py", f"--out={out}")
-    return lambda: [Script(name, command, outputs, minutes)]
-
-
-UNITS: dict[str, Callable[[], list[batch.Job]]] = {
-    "swimmer": lambda: _figure4("swimmer/vine/*", "swimmer/single_path/*"),
-    "cartpole": lambda: _figure4("cartpole/*"),
-    "walker": lambda: [
-        dataclasses.replace(run, stop_at=60)
-        for run in figure4.planned(BUDGET, RESULTS, "walker/single_path/seed_[123]")
-    ],
-    "swimmer_others": lambda: _figure4("swimmer/*"),
-    "swimmer_study": lambda: list(swimmer_study.planned(BUDGET, RESULTS / "swimmer_study")),
-    "theory": _script("theory", "theory/violations.csv", "theory/claims.json", minutes=1),
-    "common_random_numbers": _script(
-        "common_random_numbers", "vine/common_random_numbers.csv", minutes=6
+UNITS: dict[str, Callable[[Plan], list[batch.Job]]] = {
+    "swimmer": lambda plan: plan.figure4("swimmer/vine/*", "swimmer/single_path/*"),
+    "cartpole": lambda plan: plan.figure4("cartpole/*"),
+    "walker": lambda plan: plan.figure4_until("walker/single_path/seed_[123]", 60),
+    "swimmer_others": lambda plan: plan.figure4("swimmer/*"),
+    "swimmer_study": Plan.swimmer_study,
+    "theory": lambda plan: plan.script(
+        "theory", ("theory/violations.csv", "theory/claims.json"), minutes=1
     ),
-    "surrogate_variance": _script("surrogate_variance", "vine/surrogate_variance.csv", minutes=12),
-    "Hopper-v5": _gymnasium,
-    "hopper_and_walker": lambda: _figure4("hopper/*", "walker/*"),
-    "swimmer_in_full": lambda: _in_full("swimmer"),
-    **{
-        f"atari_round_{i}": lambda i=i: _atari("single_path", i * configs.ATARI_ROUND)  # type: ignore[misc]
-        for i in (1, 2, 3)
-    },
-    "atari_vine": lambda: _atari("vine", configs.ATARI_STOP_AT[BUDGET]["vine"]),
+    "common_random_numbers": lambda plan: plan.script(
+        "common_random_numbers", ("vine/common_random_numbers.csv",), minutes=6
+    ),
+    "surrogate_variance": lambda plan: plan.script(
+        "surrogate_variance", ("vine/surrogate_variance.csv",), minutes=12
+    ),
+    "Hopper-v5": Plan.gymnasium,
+    "hopper_and_walker": lambda plan: plan.figure4("hopper/*", "walker/*"),
+    "swimmer_in_full": lambda plan: [
+        *plan.figure4_until("swimmer/vine/*", None),
+        *plan.figure4_until("swimmer/single_path/*", None),
+    ],
+    "atari_round_1": lambda plan: plan.atari("single_path", configs.ATARI_ROUND),
+    "atari_round_2": lambda plan: plan.atari("single_path", 2 * configs.ATARI_ROUND),
+    "atari_round_3": lambda plan: plan.atari("single_path", 3 * configs.ATARI_ROUND),
+    "atari_vine": lambda plan: plan.atari("vine", configs.ATARI_ROUND),
 }
 
 
-def plan(pattern: str = "*") -> list[batch.Job]:
-    """Returns the jobs of the units whose names match a glob, in their order, each once.
+def matching_units(pattern: str) -> list[str]:
+    """Returns the names of the units that match a glob, in their order.
 
     Raises:
       ValueError: nothing matches.
@@ -150,31 +183,46 @@ def plan(pattern: str = "*") -> list[batch.Job]:
     names = [name for name in UNITS if fnmatch.fnmatch(name, pattern)]
     if not names:
         raise ValueError(f"--units={pattern} matches none of {', '.join(UNITS)}")
+    return names
+
+
+def all_jobs(plan: Plan, pattern: str) -> list[batch.Job]:
+    """Returns the jobs of the units that match a glob, in their order, each once."""
     jobs: dict[str, batch.Job] = {}
-    for name in names:
-        jobs |= {job.label: job for job in UNITS[name]() if job.label not in jobs}
+    for name in matching_units(pattern):
+        jobs |= {job.label: job for job in UNITS[name](plan) if job.label not in jobs}
     return list(jobs.values())
 
 
-def seconds_left(job: batch.Job) -> float:
-    """Returns what a job still takes on one core: by its own rate, or the assumed one."""
-    done, total = job.steps
-    rate = float(STEPS_PER_SECOND)
-    if isinstance(job, batch.Run) and job.iterations:
-        table = metrics.read(job.directory / "metrics.csv")
-        rate = table["env_steps"][-1] / np.sum(table["seconds_sampling"] + table["seconds_update"])
-    return (total - done) / rate
+def measured_rates(jobs: Sequence[batch.Job]) -> dict[str, float]:
+    """Returns kind of task → median environment steps per second of the runs that were begun."""
+    rates: dict[str, list[float]] = {}
+    for job in jobs:
+        if isinstance(job, batch.Run) and job.iterations:
+            table = metrics.read(job.directory / "metrics.csv")
+            seconds = np.sum(table["seconds_sampling"] + table["seconds_update"])
+            rates.setdefault(_kind(job), []).append(table["env_steps"][-1] / seconds)
+    return {kind: float(np.median(found)) for kind, found in rates.items()}
 
 
-def show(pattern: str) -> None:
+def _kind(job: batch.Job) -> str:
+    if not isinstance(job, batch.Run):
+        return "script"
+    return "atari" if environments.is_atari(job.task) else job.task
+
+
+def show(plan: Plan, pattern: str) -> None:
     """Prints a line a unit; of a single one, a line a run."""
-    names = [name for name in UNITS if fnmatch.fnmatch(name, pattern)]
-    plan(pattern)
+    names = matching_units(pattern)
+    rates = measured_rates(all_jobs(plan, "*"))
     for name in names:
-        jobs = UNITS[name]()
+        jobs = UNITS[name](plan)
         missing = [job for job in jobs if not job.done]
-        left = sum(map(seconds_left, missing)) / JOBS.value / 3600
-        done = len(jobs) - len(missing)
+        seconds = sum(
+            (job.steps[1] - job.steps[0]) / rates.get(_kind(job), STEPS_PER_SECOND)
+            for job in missing
+        )
+        left, done = seconds / JOBS.value / 3600, len(jobs) - len(missing)
         state = "done" if not missing else f"{done} of {len(jobs)} done, {left:.1f} hours left"
         print(f"{name:22} {state:32} python experiments/reproduce.py --run --units={name}")
         for job in jobs if len(names) == 1 else ():
@@ -188,14 +236,16 @@ def show(pattern: str) -> None:
 def main(_):
     if not (batch.LIST.value or batch.RUN.value):
         cli.refuse("give at least one of --list and --run")
+    default = "runs/reproduce_smoke" if batch.BUDGET.value == "smoke" else "results"
+    plan = Plan(batch.BUDGET.value, pathlib.Path(cli.OUT.value or default))
     try:
         if batch.LIST.value:
-            show(ONLY_UNITS.value)
+            show(plan, ONLY_UNITS.value)
         if batch.RUN.value:
             if HOURS.value is not None:
                 signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
                 signal.setitimer(signal.ITIMER_REAL, max(HOURS.value * 3600, 1e-3))
-            batch.execute(lambda: plan(ONLY_UNITS.value), JOBS.value)
+            batch.execute(lambda: all_jobs(plan, ONLY_UNITS.value), JOBS.value)
     except (ValueError, OSError) as error:
         cli.refuse(str(error))
 

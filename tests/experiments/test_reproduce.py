@@ -1,0 +1,129 @@
+"""The script that makes what is missing: what it lists, runs, resumes and refuses."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from experiments import batch, configs, reproduce
+from trpo_repro import metrics, runs
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+
+
+def test_list_names_every_unit_with_its_state_and_command(script, tmp_path):
+    result = script("reproduce", "--list", f"--out={tmp_path}")
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert [line.split()[0] for line in lines] == list(reproduce.UNITS)
+    for line, name in zip(lines, reproduce.UNITS, strict=True):
+        assert line.endswith(f"python experiments/reproduce.py --run --units={name}")
+        assert " 0 of " in line
+        assert "hours left" in line
+
+
+def test_units_in_order_hold_every_run_of_the_budgets():
+    plan = reproduce.Plan("medium", pathlib.Path("somewhere"))
+    jobs = reproduce.all_jobs(plan, "*")
+    names = {job.name for job in jobs}
+    assert len({job.label for job in jobs}) == len(jobs)
+    for task, algorithms in configs.FIGURE4.items():
+        for algorithm in algorithms:
+            assert any(name.startswith(f"{task}/{algorithm}") for name in names)
+    rounds = [job for job in jobs if job.name == "enduro/single_path/seed_1"]
+    assert [job.wanted for job in rounds] == [50, 100, 150]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give at least one of --list and --run"),
+        (["--list", "--units=nothing"], "--units=nothing matches none of swimmer, cartpole"),
+        (["--run", "--jobs=0"], "--jobs"),
+        (["--run", "--hours=-1"], "--hours"),
+    ],
+)
+def test_bad_input_is_one_line(script, arguments, message):
+    result = script("reproduce", *arguments)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def _reproduce(out, *arguments, **options):
+    command = [sys.executable, "experiments/reproduce.py", "--run", "--budget=smoke"]
+    command += ["--units=cartpole", f"--out={out}", *arguments]
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+    )
+
+
+@pytest.mark.slow
+def test_a_killed_reproduction_ends_with_the_same_bits(tmp_path):
+    """Killed with its workers after the third run began; a second call completes it."""
+    whole = _reproduce(tmp_path / "whole")
+    whole.communicate()
+    assert whole.returncode == 0
+    killed = _reproduce(tmp_path / "killed", start_new_session=True)
+    while not list((tmp_path / "killed").glob("cartpole/natural_gradient_0.1/*/metrics.csv")):
+        time.sleep(0.1)
+    children = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(killed.pid)], capture_output=True, text=True, check=True
+    )
+    for pid in (killed.pid, *map(int, children.stdout.split())):
+        os.kill(pid, signal.SIGKILL)
+    killed.communicate()
+    again = _reproduce(tmp_path / "killed")
+    again.communicate()
+    assert again.returncode == 0
+    for run in reproduce.Plan("smoke", tmp_path / "whole").figure4("cartpole/*"):
+        other = tmp_path / "killed" / run.directory.relative_to(tmp_path / "whole")
+        first, second = (metrics.read(path / "metrics.csv") for path in (run.directory, other))
+        for name in metrics.COLUMNS:
+            if name not in metrics.TIMES:
+                np.testing.assert_array_equal(first[name], second[name], err_msg=name)
+
+
+def test_the_time_limit_saves_and_the_same_command_goes_on(tmp_path):
+    stopped = _reproduce(tmp_path, "--hours=0.0001")
+    _, errors = stopped.communicate(timeout=120)
+    assert stopped.returncode == 130
+    assert "Traceback" not in errors
+
+
+def test_an_unfinished_run_is_carried_by_its_directory_alone(tmp_path):
+    """Stopped on the way, copied without its checkpoints/, and resumed: the uninterrupted bits."""
+    config = configs.preset("gae", "Hopper-v5")
+    config = type(config)(**{**vars(config), "iterations": 3, "seed": 1, "threads": 1})
+    runs.run(config, tmp_path / "whole", resume=False)
+    runs.run(config, tmp_path / "part", resume=False, stop_at=2)
+    run = batch.Run("Hopper-v5", "gae", "single_path", config, tmp_path / "copy", preset="gae")
+    shutil.copytree(
+        tmp_path / "part",
+        run.directory,
+        ignore=shutil.ignore_patterns("checkpoints", "tensorboard"),
+    )
+    carried = list(run.directory.glob("checkpoint-*.npz"))
+    assert [path.name for path in carried] == ["checkpoint-00000002.npz"]
+    assert carried[0].stat().st_size < 100_000
+    run.check()
+    runs.run(config, run.directory, resume=True)
+    assert not list(run.directory.glob("checkpoint-*.npz"))
+    first, second = (
+        metrics.read(path / "metrics.csv") for path in (tmp_path / "whole", run.directory)
+    )
+    for name in metrics.COLUMNS:
+        if name not in metrics.TIMES:
+            np.testing.assert_array_equal(first[name], second[name], err_msg=name)
+    states = [runs.load_state(path).to_arrays() for path in (tmp_path / "whole", run.directory)]
+    for name, array in states[0].items():
+        np.testing.assert_array_equal(array, states[1][name], err_msg=name)
+    sessions = json.loads((run.directory / "config.json").read_text())["sessions"]
+    assert [session["completed_iterations"] for session in sessions] == [0, 2]
