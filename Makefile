@@ -3,18 +3,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= runs/demo
 
-PAPER_RUNS := \
-	--runs='Cart-pole/single path=results/cartpole/single_path/seed_*' \
-	--runs='Cart-pole/vine=results/cartpole/vine/seed_*' \
-	--runs='Swimmer/single path=results/swimmer/single_path/seed_*' \
-	--runs='Swimmer/vine=results/swimmer/vine/seed_*' \
-	--runs='Hopper/single path=results/hopper/single_path/seed_*' \
-	--runs='Hopper/vine=results/hopper/vine/seed_*' \
-	--runs='Walker/single path=results/walker/single_path/seed_*' \
-	--episode_length=Hopper,Walker
-
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint bench bench-peers figures
+.PHONY: help install demo test test-slow lint bench bench-peers reproduce report
 
 help:  ## Show the targets.
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 14
@@ -51,10 +41,8 @@ bench-peers: install  ## Compare with SB3-contrib's TRPO, in a venv of its own.
 	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-peers.txt
 	$(BIN)/python experiments/bench.py --peer_python=.venv-peers/bin/python
 
-figures: install  ## Draw the learning curves in results/ from their CSVs.
-	$(BIN)/python experiments/figure4.py --plot --budget=medium
-	$(BIN)/python experiments/atari.py --plot --budget=medium
-	$(foreach x,iteration env_steps,$(BIN)/python experiments/plot.py $(PAPER_RUNS) \
-		--x=$(x) --y=reward_per_step --out=results/locomotion_$(x).png &&) true
-	$(BIN)/python experiments/plot.py --runs='Hopper-v5/TRPO with GAE=results/Hopper-v5/gae/seed_*' \
-		--x=env_steps --y=return_recent --out=results/Hopper-v5.png
+reproduce: install  ## Make every run that is missing, two at a time (days; Ctrl-C saves).
+	$(BIN)/python experiments/reproduce.py --run --jobs=2
+
+report: install  ## Draw all figures and write all tables from results/ (minutes).
+	$(BIN)/python experiments/reproduce.py --report

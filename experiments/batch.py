@@ -301,9 +301,10 @@ def execute(plan: Callable[[], Sequence[Job]], jobs: int) -> None:
     except KeyboardInterrupt:
         for child in multiprocessing.active_children():
             with contextlib.suppress(ProcessLookupError):
+                # Not SIGINT, of which a worker that still imports would print a traceback.
                 os.kill(
                     child.pid,  # type: ignore[arg-type]
-                    signal.SIGINT,
+                    signal.SIGTERM,
                 )
         concurrent.futures.wait(active)
         raise

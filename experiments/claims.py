@@ -13,7 +13,7 @@ import csv
 import dataclasses
 import json
 import pathlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -413,6 +413,26 @@ def one_setting_plays_all_games(results: Results) -> Verdict:
     return _each(configs.GAMES, of_game)
 
 
+def gradient_below_natural_gradient_below_trpo(results: Results) -> Verdict:
+    """C13: the vanilla gradient is slower than the natural gradient, which is no better than TRPO.
+
+    By learning speed, at the best step size of each. Slower: by the interval of the relative
+    difference. No better: not faster by a fifth; it is better if the whole interval is above 0.
+    """
+
+    def of_task(task):
+        natural = results.speed(task, "natural_gradient")
+        vanilla = _relative_difference(results.speed(task, "vanilla_policy_gradient"), natural)
+        against = _relative_difference(natural, results.speed(task, "single_path"))
+        slower = HOLDS if vanilla[1] < 0 else FAILS if vanilla[0] > 0 else UNKNOWN
+        no_better = FAILS if against[0] > 0 else HOLDS if against[1] < SIMILAR else UNKNOWN
+        text = f"vanilla to natural {vanilla[0]:+.0%} to {vanilla[1]:+.0%}, "
+        text += f"natural to TRPO {against[0]:+.0%} to {against[1]:+.0%}"
+        return Verdict(text, _all([slower, no_better]))
+
+    return _each(configs.BESIDE, of_task)
+
+
 CLAIMS: dict[str, Callable[[Results], Verdict]] = {
     "C1": trpo_is_best,
     "C2": natural_gradient_lacks_gaits,
@@ -426,6 +446,18 @@ CLAIMS: dict[str, Callable[[Results], Verdict]] = {
     "C10": vine_has_less_variance,
     "C11": theory_holds,
     "C12": one_setting_plays_all_games,
+    "C13": gradient_below_natural_gradient_below_trpo,
+}
+# The curves that a claim on learning is judged by: its tasks and algorithms.
+CURVES: dict[str, tuple[Iterable[str], tuple[str, ...]]] = {
+    "C1": (configs.FIGURE4, ("single_path", "vine")),
+    "C2": (configs.FIGURE4, ("single_path", "natural_gradient")),
+    "C3": (("swimmer", "hopper", "walker"), ("single_path", "cem", "cma")),
+    "C4": (("cartpole",), ("single_path", "max_kl")),
+    "C5": (configs.BESIDE_TASKS, ("single_path", "empirical_fim")),
+    "C6": (configs.BESIDE_TASKS, ("single_path", "truncated_natural_gradient")),
+    "C7": (configs.BESIDE_TASKS, ("single_path", "fisher_1.0", "cg_20")),
+    "C13": (configs.BESIDE, ("single_path", "natural_gradient", "vanilla_policy_gradient")),
 }
 
 
@@ -443,17 +475,48 @@ def judge(results: Results) -> dict[str, Verdict]:
     return verdicts
 
 
+def draw(results: Results, verdicts: Mapping[str, Verdict], path: pathlib.Path) -> None:
+    """Draws the curves that each claim on learning is judged by, a panel a claim and task."""
+    panels: dict[str, dict[str, list[pathlib.Path]]] = {}
+    lengths = {}
+    for claim, (tasks, algorithms) in CURVES.items():
+        for task in tasks:
+            runs = figure4.planned(results.budget, results.directory, f"{task}/*")
+            groups = {
+                configs.ALGORITHMS[name].label: [run.directory for run in found]
+                for name in algorithms
+                if (found := figure4.best(runs, task, name))
+            }
+            if len(groups) > 1:
+                title = f"{claim} {verdicts[claim].verdict}: {figure4.TITLES[task]}"
+                panels[title] = groups
+                lengths[title] = figure4.best(runs, task, algorithms[0])[0].wanted
+    if panels:
+        plotting.learning_curves(panels, path, y="reward_per_step", lengths=lengths, columns=4)
+
+
+def table(verdicts: Mapping[str, Verdict]) -> str:
+    """Returns the verdicts as a Markdown table."""
+    lines = ["| claim | | estimate | verdict |", "|---|---|---|---|"]
+    for name, verdict in verdicts.items():
+        lines.append(f"| {name} | {statement(name)} | {verdict.estimate} | **{verdict.verdict}** |")
+    return "\n".join(lines) + "\n"
+
+
+def statement(name: str) -> str:
+    """Returns a claim in words, for Markdown."""
+    sentence = (CLAIMS[name].__doc__ or "").splitlines()[0].partition(": ")[2]
+    return sentence.replace("|", "\\|")
+
+
 def main(_):
     results = Results(pathlib.Path(RESULTS.value), batch.BUDGET.value)
     if not results.directory.is_dir():
         cli.refuse(f"--results={results.directory} is no directory")
-    lines = ["| claim | | estimate | verdict |", "|---|---|---|---|"]
-    for name, verdict in judge(results).items():
-        statement = (CLAIMS[name].__doc__ or "").splitlines()[0].partition(": ")[2]
-        statement = statement.replace("|", "\\|")
-        lines.append(f"| {name} | {statement} | {verdict.estimate} | **{verdict.verdict}** |")
-        print(f"{name:4} {verdict.verdict:15} {statement}\n     {verdict.estimate}")
-    checkpoint.write_text(results.directory / "claims.md", "\n".join(lines) + "\n")
+    verdicts = judge(results)
+    for name, verdict in verdicts.items():
+        print(f"{name:4} {verdict.verdict:15} {statement(name)}\n     {verdict.estimate}")
+    checkpoint.write_text(results.directory / "claims.md", table(verdicts))
     print(results.directory / "claims.md")
 
 

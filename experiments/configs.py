@@ -135,16 +135,16 @@ ALGORITHMS: dict[str, Algorithm] = {
     "vanilla_policy_gradient": Algorithm(
         "vanilla policy gradient",
         {"algorithm": "vanilla_policy_gradient"},
-        ("step_size", (0.03, 0.1, 0.3, 1.0, 3.0)),
+        ("step_size", (0.3, 1.0, 3.0, 10.0, 30.0)),
     ),
     "reps": Algorithm("REPS", {"algorithm": "reps"}),
     "truncated_natural_gradient": Algorithm(
         "truncated natural gradient (no line search)", {"algorithm": "truncated_natural_gradient"}
     ),
-    "fisher_1.0": Algorithm("single path, Fisher on 100%", {"fisher_fraction": 1.0}),
-    "fisher_0.01": Algorithm("single path, Fisher on 1%", {"fisher_fraction": 0.01}),
-    "cg_5": Algorithm("single path, k = 5", {"cg_iterations": 5}),
-    "cg_20": Algorithm("single path, k = 20", {"cg_iterations": 20}),
+    "fisher_1.0": Algorithm("Fisher matrix on 100% of the states", {"fisher_fraction": 1.0}),
+    "fisher_0.01": Algorithm("Fisher matrix on 1% of the states", {"fisher_fraction": 0.01}),
+    "cg_5": Algorithm("k = 5 products", {"cg_iterations": 5}),
+    "cg_20": Algorithm("k = 20 products", {"cg_iterations": 20}),
 }
 
 # Table 1, by the names of the ROMs.
@@ -286,8 +286,7 @@ def preset(
       name: one of PRESETS.
       task: of the run.
       sampler: `single_path` (None) or `vine`, which has settings of its own.
-      algorithm: of ALGORITHMS in trpo_repro.config; CEM's and CMA's populations are the task's,
-        and RWR's weights are of returns less a linear baseline.
+      algorithm: of ALGORITHMS in trpo_repro.config; CEM's and CMA's populations are the task's.
 
     Raises:
       ValueError: unknown preset, or a preset that lacks the sampler or task.
@@ -309,8 +308,6 @@ def preset(
     start = dataclasses.replace(PAPER[column], task=task)
     if algorithm in BLACK_BOX:
         return dataclasses.replace(start, algorithm=algorithm, population=PAPER_POPULATION[column])
-    if algorithm == "rwr":
-        return dataclasses.replace(start, algorithm="rwr", baseline="linear")
     if sampler == "vine":
         return dataclasses.replace(start, sampler="vine", **PAPER_VINE[column])
     return start

@@ -93,37 +93,66 @@ def main(_):
 
 def plot(chosen: Sequence[Run], out: pathlib.Path) -> None:
     """Draws the panels against iterations and simulator steps, and writes the table."""
-    table = summarize(chosen)
-    if not table:
+    if not summarize(chosen):
         raise ValueError(f"no finished runs of budget={batch.BUDGET.value} in {out}; see --list")
+    out.mkdir(parents=True, exist_ok=True)
     name = f"figure4_{batch.BUDGET.value}"
+    checkpoint.write_text(out / f"{name}.csv", table(chosen))
+    print(out / f"{name}.csv")
+    for x in ("iteration", "env_steps"):
+        file = out / f"{name}_{x}.png"
+        draw(chosen, file, x)
+        print(file)
+
+
+def table(chosen: Sequence[Run]) -> str:
+    """Returns the final performance of every setting with finished runs, as CSV."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(table)
-    out.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_text(out / f"{name}.csv", buffer.getvalue())
-    print(out / f"{name}.csv")
+    writer.writerows(summarize(chosen))
+    return buffer.getvalue()
+
+
+def draw(chosen: Sequence[Run], file: pathlib.Path, x: str) -> None:
+    """Draws a panel a task, of the curves that there are; one that lacks iterations says so."""
     panels: dict[str, dict[str, list[pathlib.Path]]] = {}
+    lengths: dict[str, int] = {}
+    with_length = []
     for task, algorithms in configs.FIGURE4.items():
-        drawn = {name: best(chosen, task, name) for name in algorithms}
-        panels[TITLES[task]] = {
-            _label(found[0]): [run.directory for run in found]
-            for name, found in drawn.items()
-            if found
+        found = {name: runs for name in algorithms if (runs := drawable(chosen, task, name))}
+        if not found:
+            continue
+        wanted = max(run.wanted for runs in found.values() for run in runs)
+        short = any(not run.done for runs in found.values() for run in runs)
+        missing = len(algorithms) - len(found)
+        notes = [f"some of {wanted} iterations"] * short
+        notes += [f"{missing} of {len(algorithms)} methods not run yet"] * bool(missing)
+        title = f"{TITLES[task]} ({', '.join(notes)})" if notes else TITLES[task]
+        panels[title] = {
+            _label(runs[0]): [run.directory for run in runs] for runs in found.values()
         }
-    lengths = {run.task: run.wanted for run in chosen if not run.screening}
-    for x in ("iteration", "env_steps"):
-        file = out / f"{name}_{x}.png"
-        plotting.learning_curves(
-            panels,
-            file,
-            x=x,
-            y="reward_per_step",
-            lengths={TITLES[task]: length for task, length in lengths.items()},
-            with_episode_length=[TITLES[task] for task in ("hopper", "walker")],
-        )
-        print(file)
+        lengths[title] = wanted
+        if task in ("hopper", "walker"):
+            with_length.append(title)
+    plotting.learning_curves(
+        panels,
+        file,
+        x=x,
+        y="reward_per_step",
+        lengths=lengths,
+        with_episode_length=with_length,
+    )
+
+
+def drawable(chosen: Sequence[Run], task: str, algorithm: str) -> list[Run]:
+    """Returns an algorithm's runs to draw: the best of its finished settings, or what is begun of
+    one that is not swept."""
+    finished_runs = best(chosen, task, algorithm)
+    if finished_runs or configs.ALGORITHMS[algorithm].sweep is not None:
+        return finished_runs
+    begun = [run for run in chosen if (run.task, run.algorithm) == (task, algorithm)]
+    return [run for run in begun if run.iterations > 1]
 
 
 def _label(run: Run) -> str:

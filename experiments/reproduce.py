@@ -2,12 +2,14 @@
 
 python experiments/reproduce.py --list
 python experiments/reproduce.py --run --hours=8 --jobs=2
+python experiments/reproduce.py --report
 
 The units are Figure 4 with its sweeps and ablations, the swimmer study, Gymnasium's tasks, the
 variance experiments, the theory, and Atari, in rounds over all games. --list says of each what is
 there, what it still needs by the rates measured so far, and the command that makes it; with --only,
 the command of every run. --run makes what is missing; at the time limit, on Ctrl-C and on SIGTERM
-the runs save, and the same command goes on. Results are in results/.
+the runs save, and the same command goes on. --report draws all figures and writes all tables,
+claims.md, results/README.md and the generated part of README.md, from what there is.
 """
 
 import dataclasses
@@ -24,7 +26,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from experiments import atari, batch, cli, configs, figure4, swimmer_study
+from experiments import atari, batch, cli, configs, figure4, report, swimmer_study
 from trpo_repro import environments, metrics
 
 flags.declare_key_flag("list")
@@ -33,6 +35,7 @@ flags.declare_key_flag("budget")
 flags.declare_key_flag("out")
 ONLY_UNITS = flags.DEFINE_string("units", "*", "Glob of the units to list or run.")
 HOURS = flags.DEFINE_float("hours", None, "Stop after this long; the runs save.", lower_bound=0.0)
+REPORT = flags.DEFINE_bool("report", False, "Draw all figures and write all tables and texts.")
 JOBS = flags.DEFINE_integer("jobs", 1, "Runs at a time, which share the cores.", lower_bound=1)
 STEPS_PER_SECOND = 15_000  # of one core, where nothing has been measured
 
@@ -234,8 +237,8 @@ def show(plan: Plan, pattern: str) -> None:
 
 
 def main(_):
-    if not (batch.LIST.value or batch.RUN.value):
-        cli.refuse("give at least one of --list and --run")
+    if not (batch.LIST.value or batch.RUN.value or REPORT.value):
+        cli.refuse("give at least one of --list, --run and --report")
     default = "runs/reproduce_smoke" if batch.BUDGET.value == "smoke" else "results"
     plan = Plan(batch.BUDGET.value, pathlib.Path(cli.OUT.value or default))
     try:
@@ -246,6 +249,9 @@ def main(_):
                 signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
                 signal.setitimer(signal.ITIMER_REAL, max(HOURS.value * 3600, 1e-3))
             batch.execute(lambda: all_jobs(plan, ONLY_UNITS.value), JOBS.value)
+        if REPORT.value:
+            readme = pathlib.Path("README.md") if cli.OUT.value is None else None
+            print(*report.write(plan.out, plan.budget, readme), sep="\n")
     except (ValueError, OSError) as error:
         cli.refuse(str(error))
 

@@ -74,7 +74,7 @@ def learning_curves(
 
     Args:
       panels: title → label → run directories; a label, up to a comma, has the same color in
-        every panel, and a panel without labels says that it has no runs.
+        every panel. Panels without labels are left out.
       output: PNG to write.
       x: column of metrics.csv on the horizontal axes.
       y: column on the vertical axes.
@@ -85,14 +85,17 @@ def learning_curves(
       columns: panels side by side.
 
     Raises:
-      ValueError: a run has no rows, or lacks a column.
+      ValueError: there is no run, or one has no rows or lacks a column.
     """
     generator = np.random.default_rng(0)
+    panels = {title: groups for title, groups in panels.items() if groups}
+    if not panels:
+        raise ValueError("there is no run to draw")
     drawn = [(title, title, y) for title in panels]
     drawn += [
         (f"{title}: episode length", title, "episode_length")
         for title in with_episode_length
-        if panels.get(title)
+        if title in panels
     ]
     columns = min(len(drawn), columns)
     rows = -(-len(drawn) // columns)
@@ -110,22 +113,16 @@ def learning_curves(
             _draw_curve(
                 axes, runs, label, color, x=x, y=column, generator=generator, longest=longest
             )
-        for i, (label, height) in enumerate(
-            (levels or {}).get(heading, {}).items() if groups else ()
-        ):
+        for i, (label, height) in enumerate((levels or {}).get(heading, {}).items()):
             axes.axhline(height, color="gray", linestyle=("--", ":")[i % 2], label=label)
         axes.set(title=heading, xlabel=LABELS.get(x, x), ylabel=LABELS.get(column, column))
         axes.set_xlim(left=0)
         if x == "env_steps":
             axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
         else:
-            axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+            axes.xaxis.set_major_locator(ticker.MaxNLocator(steps=[1, 2, 5, 10], integer=True))
         axes.grid(alpha=0.3)
-        if groups:
-            axes.legend(loc="best", fontsize="small", frameon=False)
-        else:
-            axes.set_axis_off()
-            axes.text(0.5, 0.5, "no finished runs yet", ha="center", transform=axes.transAxes)
+        axes.legend(loc="best", fontsize="small", frameon=False)
     for axes in grid.flat[len(drawn) :]:
         axes.remove()
     if any(len(runs) > 1 for groups in panels.values() for runs in groups.values()):

@@ -44,7 +44,7 @@ def test_units_in_order_hold_every_run_of_the_budgets():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "give at least one of --list and --run"),
+        ([], "give at least one of --list, --run and --report"),
         (["--list", "--units=nothing"], "--units=nothing matches none of swimmer, cartpole"),
         (["--run", "--jobs=0"], "--jobs"),
         (["--run", "--hours=-1"], "--hours"),

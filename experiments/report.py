@@ -1,0 +1,337 @@
+"""What the results say: every figure, and text that no one types.
+
+`experiments/reproduce.py --report` calls it. The text is a function of the CSV and JSON files in
+results/ alone, so a test can hold the committed text against the committed files.
+"""
+
+import csv
+import json
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from experiments import atari, batch, claims, configs, figure4, swimmer_study
+from trpo_repro import checkpoint, metrics, plotting
+
+BEGIN, END = "<!-- begin: make report -->", "<!-- end: make report -->"
+# What the paper's Figure 4 shows at the end of vine and single path, in reward per time step.
+PAPER_FIGURE4 = {
+    "cartpole": "10, the top of the axis",
+    "swimmer": "0.10 to 0.15",
+    "hopper": "above 1, which is standing still",
+    "walker": "above 1, which is standing still",
+}
+
+
+def write(out: pathlib.Path, budget: str, readme: pathlib.Path | None) -> list[pathlib.Path]:
+    """Draws every figure and writes every table and text, from what there is.
+
+    Args:
+      out: directory of results.
+      budget: of the runs.
+      readme: whose generated part to replace; none when None.
+
+    Returns:
+      The files written.
+    """
+    written = []
+    runs = figure4.planned(budget, out)
+    if figure4.summarize(runs):
+        for x in ("iteration", "env_steps"):
+            written.append(out / f"figure4_{budget}_{x}.png")
+            figure4.draw(runs, written[-1], x)
+    study = swimmer_study.planned(budget, out / "swimmer_study")
+    if any(run.done for run in study):
+        swimmer_study.plot(study, out / "swimmer_study")
+    games = atari.planned(budget, out / "atari")
+    if any(run.iterations for run in games):
+        atari.plot(games, out / "atari")
+    gae = sorted((out / "Hopper-v5" / "gae").glob("seed_*"))
+    if gae:
+        written.append(out / "Hopper-v5.png")
+        panel = {"Hopper-v5": {"TRPO with GAE": gae}}
+        plotting.learning_curves(panel, written[-1], x="env_steps", y="return_recent")
+    verdicts = claims.judge(claims.Results(out, budget))
+    written.append(out / "claims.png")
+    claims.draw(claims.Results(out, budget), verdicts, written[-1])
+    for path, text in texts(out, budget, readme).items():
+        checkpoint.write_text(path, text)
+        written.append(path)
+    return written
+
+
+def texts(out: pathlib.Path, budget: str, readme: pathlib.Path | None) -> dict[pathlib.Path, str]:
+    """Returns file → its text, by the results' files alone."""
+    verdicts = claims.judge(claims.Results(out, budget))
+    runs = figure4.planned(budget, out)
+    found = {
+        out / "README.md": _results_readme(out, budget, runs, verdicts),
+        out / "claims.md": claims.table(verdicts),
+        out / f"figure4_{budget}.csv": figure4.table(runs),
+    }
+    if readme is not None:
+        before, _, rest = readme.read_text().partition(BEGIN)
+        _, _, after = rest.partition(END)
+        summary = _summary(out, runs, verdicts)
+        found[readme] = f"{before}{BEGIN}\n{summary}{END}{after}"
+    return found
+
+
+def _summary(
+    out: pathlib.Path, runs: Sequence[batch.Run], verdicts: Mapping[str, claims.Verdict]
+) -> str:
+    """Returns README's answer to "does it reproduce?"."""
+    counts = {
+        verdict: sum(v.verdict == verdict for v in verdicts.values())
+        for verdict in (claims.HOLDS, claims.FAILS, claims.UNKNOWN)
+    }
+    lines = [
+        f"**Of the {len(verdicts)} claims, {counts[claims.HOLDS]} hold here, "
+        f"{counts[claims.FAILS]} do not, and {counts[claims.UNKNOWN]} lack data so far** "
+        f"([how each is judged, with its numbers]({out}/claims.md)).",
+        "",
+        f"![Figure 4: learning curves]({out}/figure4_medium_iteration.png)",
+        "",
+        *_table(
+            ("claim", "", "verdict"),
+            ((name, claims.statement(name), v.verdict) for name, v in verdicts.items()),
+        ),
+        "",
+        "Figure 4's final reward per time step, paper against here (mean over seeds of the last "
+        "tenth of the iterations [95% bootstrap interval]):",
+        "",
+        *_table(("task", "paper, read off", "single path", "vine", "budget"), _figure4_rows(runs)),
+        "",
+    ]
+    table = out / "atari" / "table1.csv"
+    if table.exists():
+        lines += ["Table 1, paper against here:", "", *_atari_rows(table), ""]
+    return "\n".join(lines)
+
+
+def _figure4_rows(runs: Sequence[batch.Run]) -> Iterable[Sequence[str]]:
+    for task, published in PAPER_FIGURE4.items():
+        cells = [figure4.TITLES[task], published]
+        budgets = []
+        for algorithm in ("single_path", "vine"):
+            found = figure4.best(runs, task, algorithm)
+            if not found:
+                begun = figure4.drawable(runs, task, algorithm)
+                cells.append(f"{len(begun)} unfinished runs" if begun else "not run yet")
+                continue
+            cells.append(_with_interval(figure4.final(found)))
+            steps = np.mean([metrics.read(_csv(run))["env_steps"][run.wanted - 1] for run in found])
+            budgets.append(f"{len(found)} seeds × {found[0].wanted} iterations, {_count(steps)}")
+        yield (*cells, "; ".join(dict.fromkeys(budgets)))
+
+
+def _atari_rows(table: pathlib.Path) -> list[str]:
+    """Returns the paper's scores and ours, without what is normalized or a standard error."""
+    with table.open(newline="") as file:
+        rows = [
+            row
+            for row in csv.DictReader(file)
+            if not row["score"].startswith("human-normalized") and "error" not in row["score"]
+        ]
+    head = ("", *configs.GAMES.values())
+    return _table(
+        head,
+        (
+            (
+                f"{row['row']}, {row['budget']}, {row['score']}",
+                *(row[game] or "" for game in configs.GAMES),
+            )
+            for row in rows
+        ),
+    )
+
+
+def _results_readme(
+    out: pathlib.Path,
+    budget: str,
+    runs: Sequence[batch.Run],
+    verdicts: Mapping[str, claims.Verdict],
+) -> str:
+    """Returns the page of results/: figures, tables, and every setting with its command."""
+    lines = [
+        "# Results",
+        "",
+        "`make report` writes this page from the files beside it; no number in it is typed. Every "
+        "run's directory holds `metrics.csv` (columns: [WORKSPACE.md](../WORKSPACE.md#metrics)), "
+        "`config.json` (settings, exact command, revision, versions) and `policy.npz`. An "
+        "unfinished run also holds its checkpoint, `checkpoint-N.npz`: its command with "
+        "`--resume` continues it. `python experiments/reproduce.py --list` says what is missing.",
+        "",
+        "## Claims",
+        "",
+        *claims.table(verdicts).splitlines(),
+        "",
+    ]
+    if (out / "claims.png").exists():
+        lines += ["![The curves that the claims on learning are judged by](claims.png)", ""]
+    lines += [
+        "## Figure 4",
+        "",
+        f"![Figure 4 against iterations](figure4_{budget}_iteration.png)",
+        f"![Figure 4 against simulator steps](figure4_{budget}_env_steps.png)",
+        "",
+        "Final: mean over seeds of the last tenth of the iterations, reward per time step, with "
+        "its 95% bootstrap interval. Length: mean episode length at the end, in steps. Of a sweep "
+        "the best is drawn; values with one seed and fewer iterations are its first round. The "
+        f"numbers are in [figure4_{budget}.csv](figure4_{budget}.csv).",
+        "",
+        *_table(
+            ("setting", "final", "length", "seeds × iterations", "steps", "minutes a run", "drawn"),
+            _setting_rows(out, runs),
+        ),
+        "",
+        "The command of seed 1 of each, with `--seed` and `--out` to change:",
+        "",
+        "```sh",
+        *(_command(run) for run in runs if run.config.seed == 1 and run.done and not run.screening),
+        "```",
+        "",
+    ]
+    lines += _swimmer_study(out / "swimmer_study")
+    gae = sorted((out / "Hopper-v5" / "gae").glob("seed_*/metrics.csv"))
+    if gae:
+        recent = np.array([metrics.read(path)["return_recent"][-1] for path in gae])
+        lines += [
+            "## Gymnasium's tasks",
+            "",
+            f"Hopper-v5 with `--preset=gae`, {len(gae)} seeds of 1M steps: mean return of the "
+            f"last 100 training episodes {_with_interval(recent)}.",
+            "",
+            "![Hopper-v5](Hopper-v5.png)",
+            "",
+        ]
+    if (out / "atari" / "table1.md").exists():
+        lines += [
+            "## Atari",
+            "",
+            "A step is a decision, an action held for 4 frames. Both rules are of undiscounted, "
+            "unclipped scores.",
+            "",
+            "![Figure 5 against iterations](atari/figure5_iteration.png)",
+            "",
+            *(out / "atari" / "table1.md").read_text().splitlines(),
+            "",
+        ]
+    lines += [
+        "## Theory and variances",
+        "",
+        "| what | data | command |",
+        "|---|---|---|",
+    ]
+    for path, command in (
+        ("theory/violations.md", "theory.py --out=results/theory"),
+        ("theory/state_weighting.csv", "theory.py --out=results/theory"),
+        ("vine/common_random_numbers.csv", "common_random_numbers.py --out=results/vine"),
+        ("vine/surrogate_variance.csv", "surrogate_variance.py --out=results/vine"),
+    ):
+        if (out / path).exists():
+            name = pathlib.Path(path).stem.replace("_", " ")
+            lines.append(f"| {name} | [{path}]({path}) | `python experiments/{command}` |")
+    pictures = [
+        path.relative_to(out)
+        for folder in ("theory", "vine")
+        for path in sorted((out / folder).glob("*.png"))
+    ]
+    lines += ["", *(f"![{path.stem}]({path})" for path in pictures), ""]
+    if (out / claims.PUBLISHED).exists():
+        with (out / claims.PUBLISHED).open(newline="") as file:
+            count = sum(1 for _ in csv.reader(file)) - 1
+        lines += [
+            f"[{claims.PUBLISHED}]({claims.PUBLISHED}): {count} published scores, each with its "
+            "source and protocol."
+        ]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _setting_rows(out: pathlib.Path, runs: Sequence[batch.Run]) -> Iterable[Sequence[str]]:
+    keys = dict.fromkeys((run.task, run.setting, run.algorithm, run.screening) for run in runs)
+    for task, setting, algorithm, screening in keys:
+        found = [
+            run
+            for run in runs
+            if (run.task, run.setting, run.screening) == (task, setting, screening) and run.done
+        ]
+        if not found:
+            continue
+        tables = [metrics.read(_csv(run)) for run in found]
+        last = [slice(run.wanted) for run in found]
+        lengths = [t["episode_length"][s][-1] for t, s in zip(tables, last, strict=True)]
+        steps = [t["env_steps"][s][-1] for t, s in zip(tables, last, strict=True)]
+        minutes = [
+            np.sum((t["seconds_sampling"] + t["seconds_update"])[s]) / 60
+            for t, s in zip(tables, last, strict=True)
+        ]
+        directory = found[0].directory.parent.relative_to(out)
+        yield (
+            f"[{directory}]({directory})",
+            _with_interval(figure4.final(found)),
+            f"{np.nanmean(lengths):.0f}",
+            f"{len(found)} × {found[0].wanted}",
+            _count(np.mean(steps)),
+            f"{np.mean(minutes):.1f}",
+            "yes" if figure4.best(runs, task, algorithm) == found else "",
+        )
+
+
+def _swimmer_study(directory: pathlib.Path) -> list[str]:
+    """Returns the section on which point's velocity swimmer is rewarded for."""
+    path = directory / "judged.csv"
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [
+        "## Why swimmer plateaus",
+        "",
+        "TRPO and CEM rewarded for the velocity of the root joint, as Gymnasium does, or of the "
+        "center of mass; each final policy is judged by both rewards, per time step, in 50 "
+        "episodes a seed (mean over seeds [95% interval]). CEM maximizes undiscounted returns. "
+        "`python experiments/swimmer_study.py --run`.",
+        "",
+        "![Swimmer by rewarded point and discount](swimmer_study/curves.png)",
+        "",
+        *_table(
+            ("rewarded point", "algorithm", "γ", "seeds", "judged by", "reward per time step"),
+            (
+                (
+                    row["rewarded"],
+                    row["algorithm"],
+                    row["discount"],
+                    row["seeds"],
+                    row["judged_by"],
+                    f"{float(row['mean']):.3f} [{float(row['low']):.3f}, {float(row['high']):.3f}]",
+                )
+                for row in rows
+            ),
+        ),
+        "",
+    ]
+
+
+def _command(run: batch.Run) -> str:
+    sessions = json.loads((run.directory / "config.json").read_text())["sessions"]
+    return sessions[0]["command"] if sessions else ""
+
+
+def _csv(run: batch.Run) -> pathlib.Path:
+    return run.directory / "metrics.csv"
+
+
+def _with_interval(values: np.ndarray) -> str:
+    mean, low, high = plotting.across_seeds(values[:, None], np.random.default_rng(0))[:, 0]
+    return f"{mean:.3g}" if np.isnan(low) else f"{mean:.3g} [{low:.3g}, {high:.3g}]"
+
+
+def _count(steps: float) -> str:
+    return f"{steps / 1e6:.3g}M steps"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return lines + ["| " + " | ".join(row) + " |" for row in rows]
