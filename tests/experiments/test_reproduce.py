@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 
-from experiments import batch, configs, reproduce
+from experiments import batch, configs, report, reproduce
 from trpo_repro import metrics, runs
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -39,6 +39,27 @@ def test_units_in_order_hold_every_run_of_the_budgets():
             assert any(name.startswith(f"{task}/{algorithm}") for name in names)
     rounds = [job for job in jobs if job.name == "enduro/single_path/seed_1"]
     assert [job.wanted for job in rounds] == [50, 100, 150]
+
+
+def test_the_committed_report_is_what_the_committed_results_give(monkeypatch, tmp_path):
+    """`make report` mends a failure; a sentence or number typed by hand is one. What is committed
+    is judged: runs may be under way in the checkout."""
+    with subprocess.Popen(
+        ["git", "archive", "HEAD", "results", "README.md"], cwd=ROOT, stdout=subprocess.PIPE
+    ) as archive:
+        subprocess.run(["tar", "-x", "-C", str(tmp_path)], stdin=archive.stdout, check=True)
+    monkeypatch.chdir(tmp_path)
+    texts = report.texts(pathlib.Path("results"), "medium", pathlib.Path("README.md"))
+    for path, text in texts.items():
+        assert path.read_text() == text, path
+
+
+def test_a_report_of_nothing_yet(script, tmp_path):
+    """Without a run there is no figure, and the text says so of every claim."""
+    result = script("reproduce", "--report", f"--out={tmp_path}")
+    assert result.returncode == 0, result.stderr
+    assert not list(tmp_path.glob("*.png"))
+    assert "**not enough data**" in (tmp_path / "claims.md").read_text()
 
 
 @pytest.mark.parametrize(

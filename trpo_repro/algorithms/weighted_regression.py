@@ -1,12 +1,13 @@
 """Policy search by weighted maximum likelihood: RWR and REPS.
 
-Both fit the policy to its own actions, weighted by exp((Q̂ − V(s)) / T), and differ in where V and T
-come from. In reward-weighted regression (Peters and Schaal 2007) T is a constant, and V is 0 as in
-the original, or a fitted baseline. Relative entropy policy search (Peters, Mülling and Altün 2010)
-takes both from one dual function: the weighted samples stay within ε nats of the plain ones and keep their mean features of
-states, so that differences between states use up nothing of ε. Here every state of the sample is a
-context with a Monte Carlo return: with the one-step Bellman errors of the original, which maximizes
-the average reward of a process that restarts, an episode that ends early would cost nothing.
+Both fit the policy to its own actions, weighted by exp((Q̂ − V(s)) / T), and differ in where V and
+T come from. In reward-weighted regression (Peters and Schaal 2007) T is a constant, and V is 0 as
+in the original, or a fitted baseline. Relative entropy policy search (Peters, Mülling and Altün
+2010) takes both from one dual function: the weighted samples stay within ε nats of the plain ones
+and keep their mean features of states, so that differences between states use up nothing of ε.
+Here every state of the sample is a context with a Monte Carlo return. The original has one-step
+Bellman errors, and maximizes the average reward of a process that restarts: in that, an episode
+that ends early would cost nothing.
 """
 
 import dataclasses
