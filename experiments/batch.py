@@ -1,7 +1,4 @@
-"""Experiments of many runs: listed, run, gone on with.
-
-What is in a run's directory is not run again, and what was interrupted goes on.
-"""
+"""List, launch and resume the runs of an experiment; finished runs are skipped."""
 
 import concurrent.futures
 import contextlib
@@ -11,12 +8,12 @@ import multiprocessing
 import os
 import pathlib
 import shlex
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-import numpy as np
 import tqdm
 from absl import flags
 
@@ -195,13 +192,7 @@ def main(planned: Callable[[str], list[Run]], draw: Callable[[], None]) -> None:
     """
     if not (LIST.value or RUN.value or PLOT.value):
         cli.refuse("give at least one of --list, --run and --plot")
-    others = {"preset", "resume", *(field.name for field in dataclasses.fields(config.Config))}
-    for name in sorted(others - {"workers"}):
-        if flags.FLAGS[name].present:
-            cli.refuse(
-                f"--{name} is train.py's: the budget decides the settings, and runs go on where "
-                "they stopped"
-            )
+    refuse_flags_of_train(but="workers")
     try:
         chosen = planned(ONLY.value)
         if LIST.value:
@@ -215,6 +206,17 @@ def main(planned: Callable[[str], list[Run]], draw: Callable[[], None]) -> None:
             draw()
     except (ValueError, OSError) as error:
         cli.refuse(str(error))
+
+
+def refuse_flags_of_train(*, but: str = "") -> None:
+    """Ends the process with one line if a flag of train.py's is given, other than one."""
+    settings = (field.name for field in dataclasses.fields(config.Config))
+    for name in sorted({"preset", "resume", "stop_at", *settings} - {but}):
+        if flags.FLAGS[name].present:
+            cli.refuse(
+                f"--{name} is train.py's: the budget decides the settings, and runs continue where "
+                "they stopped"
+            )
 
 
 def show(chosen: Sequence[Run]) -> None:
@@ -261,20 +263,33 @@ def execute(plan: Callable[[], Sequence[Job]], jobs: int) -> None:
     )
 
     def tally():
-        done, total = np.sum([run.steps for run in chosen], axis=0)
-        progress.total = total
-        return done
+        """Sets the bar's total; returns the steps done, those of active runs aside."""
+        largest: dict[pathlib.Path, Job] = {}
+        for run in chosen:  # of a run asked for more than once, the most
+            if run.log not in largest or run.steps[1] > largest[run.log].steps[1]:
+                largest[run.log] = run
+        progress.total = sum(run.steps[1] for run in largest.values())
+        busy = {run.log for run in active.values()}
+        return sum(run.steps[0] for log, run in largest.items() if log not in busy)
 
-    progress.n = progress.initial = progress.last_print_n = tally()
+    def next_job():
+        """Takes the first missing job whose directory no active one writes to; None if none."""
+        busy = {run.log for run in active.values()}
+        for i, run in enumerate(missing):
+            if run.log not in busy:
+                return missing.pop(i)
+        return None
+
+    finished_steps = progress.n = progress.initial = progress.last_print_n = tally()
     pool = _pool(jobs)
     try:
         with progress, runs.stop_signals(signal.default_int_handler):
             while missing or active:
-                while missing and len(active) < jobs:
-                    run = missing.pop(0)
+                while len(active) < jobs and (run := next_job()) is not None:
                     tried.add(run.label)
                     function, *arguments = run.job(share)
                     active[pool.submit(function, *arguments)] = run
+                    finished_steps = tally()
                 ended, _ = concurrent.futures.wait(
                     active, timeout=1.0, return_when="FIRST_COMPLETED"
                 )
@@ -294,7 +309,8 @@ def execute(plan: Callable[[], Sequence[Job]], jobs: int) -> None:
                 if ended:
                     chosen = plan()
                     missing = [run for run in chosen if not (run.done or run.label in tried)]
-                progress.n = tally()
+                    finished_steps = tally()
+                progress.n = finished_steps + sum(run.steps[0] for run in active.values())
                 names = ", ".join(run.name for run in active.values())
                 progress.set_postfix_str(f"{len(missing)} runs to go after {names}", refresh=False)
                 progress.update(0)
@@ -338,6 +354,8 @@ def _own_signals() -> None:
 
 def _train(arguments: list[str], directory: pathlib.Path) -> None:
     """Runs experiments/train.py in this worker; what it prints goes to train.log."""
+    if not runs.can_resume(directory):  # what could not be continued is made again
+        shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True, exist_ok=True)
     resume = ["--resume"] if (directory / "config.json").exists() else []
     sys.argv = ["experiments/train.py", *arguments, *resume]

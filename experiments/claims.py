@@ -3,8 +3,8 @@
 python experiments/claims.py --results=results --budget=medium
 
 Each claim is a function of the results that returns an estimate, its range and a verdict. The
-table is printed and written to RESULTS/claims.md. C1 to C7 are judged by the runs of Figure 4 of
-the given budget: "final" is the mean reward per time step of the last tenth of the iterations,
+table is printed and written to RESULTS/claims.md. C1 to C7 and C13 are judged by the runs of Figure
+4 of the given budget: "final" is the mean reward per time step of the last tenth of the iterations,
 "learning speed" the mean over all iterations of the gain over the untrained policy, and ranges
 are 95% bootstrap intervals over seeds.
 """
@@ -104,7 +104,14 @@ def _difference(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
 
 
 def _relative_difference(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
-    """Returns the 95% interval of mean(first) / mean(second) − 1."""
+    """Returns the 95% interval of mean(first) / mean(second) − 1.
+
+    Raises:
+      NotEnoughDataError: the interval of mean(second) reaches 0, where the ratio means nothing.
+    """
+    low, high = _interval_of_mean(second)
+    if not low > 0:
+        raise NotEnoughDataError(f"what to compare with is not above 0: [{low:.2g}, {high:.2g}]")
     return _interval(first, second, lambda a, b: a / b - 1)
 
 
@@ -417,7 +424,7 @@ def gradient_below_natural_gradient_below_trpo(results: Results) -> Verdict:
     """C13: the vanilla gradient is slower than the natural gradient, which is no better than TRPO.
 
     By learning speed, at the best step size of each. Slower: by the interval of the relative
-    difference. No better: not faster by a fifth; it is better if the whole interval is above 0.
+    difference. No better: not faster by a fifth.
     """
 
     def of_task(task):
@@ -425,7 +432,8 @@ def gradient_below_natural_gradient_below_trpo(results: Results) -> Verdict:
         vanilla = _relative_difference(results.speed(task, "vanilla_policy_gradient"), natural)
         against = _relative_difference(natural, results.speed(task, "single_path"))
         slower = HOLDS if vanilla[1] < 0 else FAILS if vanilla[0] > 0 else UNKNOWN
-        no_better = FAILS if against[0] > 0 else HOLDS if against[1] < SIMILAR else UNKNOWN
+        better = against[0] > SIMILAR
+        no_better = FAILS if better else HOLDS if against[1] < SIMILAR else UNKNOWN
         text = f"vanilla to natural {vanilla[0]:+.0%} to {vanilla[1]:+.0%}, "
         text += f"natural to TRPO {against[0]:+.0%} to {against[1]:+.0%}"
         return Verdict(text, _all([slower, no_better]))
@@ -475,24 +483,34 @@ def judge(results: Results) -> dict[str, Verdict]:
     return verdicts
 
 
-def draw(results: Results, verdicts: Mapping[str, Verdict], path: pathlib.Path) -> None:
-    """Draws the curves that each claim on learning is judged by, a panel a claim and task."""
+def draw(results: Results, path: pathlib.Path) -> bool:
+    """Draws the curves that each claim on learning is judged by; returns whether there are any."""
     panels: dict[str, dict[str, list[pathlib.Path]]] = {}
-    lengths = {}
+    lengths, with_length = {}, []
     for claim, (tasks, algorithms) in CURVES.items():
         for task in tasks:
             runs = figure4.planned(results.budget, results.directory, f"{task}/*")
-            groups = {
-                configs.ALGORITHMS[name].label: [run.directory for run in found]
-                for name in algorithms
-                if (found := figure4.best(runs, task, name))
+            found = {name: best for name in algorithms if (best := figure4.best(runs, task, name))}
+            if len(found) < 2:
+                continue
+            title = f"{claim}: {figure4.TITLES[task]}"
+            panels[title] = {
+                configs.ALGORITHMS[name].label: [run.directory for run in best]
+                for name, best in found.items()
             }
-            if len(groups) > 1:
-                title = f"{claim} {verdicts[claim].verdict}: {figure4.TITLES[task]}"
-                panels[title] = groups
-                lengths[title] = figure4.best(runs, task, algorithms[0])[0].wanted
+            lengths[title] = max(best[0].wanted for best in found.values())
+            if task in ("hopper", "walker"):
+                with_length.append(title)
     if panels:
-        plotting.learning_curves(panels, path, y="reward_per_step", lengths=lengths, columns=4)
+        plotting.learning_curves(
+            panels,
+            path,
+            y="reward_per_step",
+            lengths=lengths,
+            with_episode_length=with_length,
+            columns=4,
+        )
+    return bool(panels)
 
 
 def table(verdicts: Mapping[str, Verdict]) -> str:

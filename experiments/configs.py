@@ -190,7 +190,7 @@ class Budget:
     Attributes:
       changes: by task, fields of Config that differ from the paper's.
       vine: by task, those that differ for vine besides.
-      seeds: runs of each setting, by task; 5 of vine and single path, where there are as many.
+      seeds: runs of each setting, by task; vine and single path have at least 5, but in smoke.
       trpo_stop_at: by task, iterations of vine and single path that are asked for, of Table 2's.
       screening: by task, iterations of the first round of sweeps: one seed of every point; the
         second round runs the best in full.
@@ -279,7 +279,8 @@ def preset(
 ) -> Config:
     """Returns the settings of a preset for a task.
 
-    For a task that is not the paper's own, `paper` means Table 2's Hopper column, and Table 3 for
+    For a task that is not the paper's own, `paper` means Table 2's Hopper column (Swimmer's for
+    `swimmer_root_joint`), and Table 3 for
     an Atari game.
 
     Args:

@@ -73,7 +73,7 @@ def _second_round(first: Sequence[Run], seeds: int) -> list[Run]:
         candidates = [run for run in screened if run.algorithm == algorithm]
         if not all(run.done for run in candidates):
             continue
-        winner = max(candidates, key=lambda run: final([run])[0])
+        winner = max(candidates, key=lambda run: _ranked(final([run])))
         for seed in range(1, seeds + 1):
             settings = dataclasses.replace(winner.config, seed=seed)
             directory = winner.directory.parent / f"seed_{seed}"
@@ -126,7 +126,7 @@ def draw(chosen: Sequence[Run], file: pathlib.Path, x: str) -> None:
         wanted = max(run.wanted for runs in found.values() for run in runs)
         short = any(not run.done for runs in found.values() for run in runs)
         missing = len(algorithms) - len(found)
-        notes = [f"some of {wanted} iterations"] * short
+        notes = [f"unfinished: fewer than {wanted} iterations"] * short
         notes += [f"{missing} of {len(algorithms)} methods not run yet"] * bool(missing)
         title = f"{TITLES[task]} ({', '.join(notes)})" if notes else TITLES[task]
         panels[title] = {
@@ -146,13 +146,16 @@ def draw(chosen: Sequence[Run], file: pathlib.Path, x: str) -> None:
 
 
 def drawable(chosen: Sequence[Run], task: str, algorithm: str) -> list[Run]:
-    """Returns an algorithm's runs to draw: the best of its finished settings, or what is begun of
-    one that is not swept."""
-    finished_runs = best(chosen, task, algorithm)
-    if finished_runs or configs.ALGORITHMS[algorithm].sweep is not None:
-        return finished_runs
-    begun = [run for run in chosen if (run.task, run.algorithm) == (task, algorithm)]
-    return [run for run in begun if run.iterations > 1]
+    """Returns an algorithm's runs to draw.
+
+    Of a sweep, the runs of the best of its finished settings; otherwise the runs that have at least
+    half of the iterations of the longest, since curves are drawn to the shortest.
+    """
+    if configs.ALGORITHMS[algorithm].sweep is not None:
+        return best(chosen, task, algorithm)
+    runs = [run for run in chosen if (run.task, run.algorithm) == (task, algorithm)]
+    longest = max((run.iterations for run in runs), default=0)
+    return [run for run in runs if run.iterations >= max(2, longest / 2)]
 
 
 def _label(run: Run) -> str:
@@ -189,7 +192,12 @@ def best(chosen: Sequence[Run], task: str, algorithm: str) -> list[Run]:
         if (run.task, run.algorithm, run.screening) == (task, algorithm, False)
     )
     candidates = [found for s in settings if (found := finished(chosen, task, s))]
-    return max(candidates, key=lambda found: final(found).mean(), default=[])
+    return max(candidates, key=lambda found: _ranked(final(found)), default=[])
+
+
+def _ranked(finals: np.ndarray) -> float:
+    """Returns the mean of [S] final performances, lowest of all where one is not a number."""
+    return float(np.nan_to_num(finals.mean(), nan=-np.inf))
 
 
 def summarize(chosen: Sequence[Run]) -> list[dict]:

@@ -5,6 +5,7 @@ results/ alone, so a test can hold the committed text against the committed file
 """
 
 import csv
+import dataclasses
 import json
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -52,9 +53,8 @@ def write(out: pathlib.Path, budget: str, readme: pathlib.Path | None) -> list[p
         written.append(out / "Hopper-v5.png")
         panel = {"Hopper-v5": {"TRPO with GAE": gae}}
         plotting.learning_curves(panel, written[-1], x="env_steps", y="return_recent")
-    verdicts = claims.judge(claims.Results(out, budget))
-    written.append(out / "claims.png")
-    claims.draw(claims.Results(out, budget), verdicts, written[-1])
+    if claims.draw(claims.Results(out, budget), out / "claims.png"):
+        written.append(out / "claims.png")
     for path, text in texts(out, budget, readme).items():
         checkpoint.write_text(path, text)
         written.append(path)
@@ -73,13 +73,16 @@ def texts(out: pathlib.Path, budget: str, readme: pathlib.Path | None) -> dict[p
     if readme is not None:
         before, _, rest = readme.read_text().partition(BEGIN)
         _, _, after = rest.partition(END)
-        summary = _summary(out, runs, verdicts)
+        summary = _summary(out, budget, runs, verdicts)
         found[readme] = f"{before}{BEGIN}\n{summary}{END}{after}"
     return found
 
 
 def _summary(
-    out: pathlib.Path, runs: Sequence[batch.Run], verdicts: Mapping[str, claims.Verdict]
+    out: pathlib.Path,
+    budget: str,
+    runs: Sequence[batch.Run],
+    verdicts: Mapping[str, claims.Verdict],
 ) -> str:
     """Returns README's answer to "does it reproduce?"."""
     counts = {
@@ -91,7 +94,7 @@ def _summary(
         f"{counts[claims.FAILS]} do not, and {counts[claims.UNKNOWN]} lack data so far** "
         f"([how each is judged, with its numbers]({out}/claims.md)).",
         "",
-        f"![Figure 4: learning curves]({out}/figure4_medium_iteration.png)",
+        f"![Figure 4: learning curves]({out}/figure4_{budget}_iteration.png)",
         "",
         *_table(
             ("claim", "", "verdict"),
@@ -139,7 +142,11 @@ def _atari_rows(table: pathlib.Path) -> list[str]:
         head,
         (
             (
-                f"{row['row']}, {row['budget']}, {row['score']}",
+                ", ".join(
+                    row[name]
+                    for name in ("row", "budget", "score")
+                    if row[name] not in ("not stated", "as published")
+                ),
                 *(row[game] or "" for game in configs.GAMES),
             )
             for row in rows
@@ -157,7 +164,7 @@ def _results_readme(
     lines = [
         "# Results",
         "",
-        "`make report` writes this page from the files beside it; no number in it is typed. Every "
+        "`make report` writes this page from the files beside it. Every "
         "run's directory holds `metrics.csv` (columns: [WORKSPACE.md](../WORKSPACE.md#metrics)), "
         "`config.json` (settings, exact command, revision, versions) and `policy.npz`. An "
         "unfinished run also holds its checkpoint, `checkpoint-N.npz`: its command with "
@@ -178,12 +185,14 @@ def _results_readme(
         "",
         "Final: mean over seeds of the last tenth of the iterations, reward per time step, with "
         "its 95% bootstrap interval. Length: mean episode length at the end, in steps. Of a sweep "
-        "the best is drawn; values with one seed and fewer iterations are its first round. The "
-        f"numbers are in [figure4_{budget}.csv](figure4_{budget}.csv).",
+        "the best is drawn. Where values have one seed and fewer iterations, these are the first "
+        "of two rounds, which chooses the value for the second; the first seed counts in both, "
+        "which favors the methods that are swept. The numbers are in "
+        f"[figure4_{budget}.csv](figure4_{budget}.csv).",
         "",
         *_table(
             ("setting", "final", "length", "seeds × iterations", "steps", "minutes a run", "drawn"),
-            _setting_rows(out, runs),
+            [*_setting_rows(out, runs), *_setting_rows(out, _in_full(out, runs))],
         ),
         "",
         "The command of seed 1 of each, with `--seed` and `--out` to change:",
@@ -247,6 +256,12 @@ def _results_readme(
             "source and protocol."
         ]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _in_full(out: pathlib.Path, runs: Sequence[batch.Run]) -> list[batch.Run]:
+    """Returns the runs that go beyond what the budget asks for, to Table 2's iterations."""
+    beyond = [run for run in runs if run.stop_at is not None and not run.screening]
+    return [dataclasses.replace(run, stop_at=None) for run in beyond]
 
 
 def _setting_rows(out: pathlib.Path, runs: Sequence[batch.Run]) -> Iterable[Sequence[str]]:

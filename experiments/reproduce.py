@@ -6,10 +6,11 @@ python experiments/reproduce.py --report
 
 The units are Figure 4 with its sweeps and ablations, the swimmer study, Gymnasium's tasks, the
 variance experiments, the theory, and Atari, in rounds over all games. --list says of each what is
-there, what it still needs by the rates measured so far, and the command that makes it; with --only,
-the command of every run. --run makes what is missing; at the time limit, on Ctrl-C and on SIGTERM
-the runs save, and the same command goes on. --report draws all figures and writes all tables,
-claims.md, results/README.md and the generated part of README.md, from what there is.
+there, what it still needs by the rates measured so far, and the command that makes it; with --units
+of a single one, the command of every run. --run makes what is missing; at the time limit, on Ctrl-C
+and on SIGTERM the runs save, and the same command continues them. A run that lacks iterations and
+has no checkpoint is made again. --report draws all figures and writes all tables, claims.md,
+results/README.md and the generated part of README.md, from what there is.
 """
 
 import dataclasses
@@ -28,6 +29,7 @@ from absl import flags
 
 from experiments import atari, batch, cli, configs, figure4, report, swimmer_study
 from trpo_repro import environments, metrics
+from trpo_repro import runs as saved
 
 flags.declare_key_flag("list")
 flags.declare_key_flag("run")
@@ -145,7 +147,7 @@ class Script:
 
 def _run_script(command: Sequence[str], log: pathlib.Path) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a") as file:
+    with log.open("a") as file, saved.stop_signals(signal.default_int_handler):
         subprocess.run([sys.executable, *command], stdout=file, stderr=file, check=True)
 
 
@@ -156,7 +158,9 @@ UNITS: dict[str, Callable[[Plan], list[batch.Job]]] = {
     "swimmer_others": lambda plan: plan.figure4("swimmer/*"),
     "swimmer_study": Plan.swimmer_study,
     "theory": lambda plan: plan.script(
-        "theory", ("theory/violations.csv", "theory/claims.json"), minutes=1
+        "theory",
+        ("theory/violations.csv", "theory/claims.json", "theory/state_weighting.csv"),
+        minutes=1,
     ),
     "common_random_numbers": lambda plan: plan.script(
         "common_random_numbers", ("vine/common_random_numbers.csv",), minutes=6
@@ -240,6 +244,7 @@ def main(_):
     if not (batch.LIST.value or batch.RUN.value or REPORT.value):
         cli.refuse("give at least one of --list, --run and --report")
     default = "runs/reproduce_smoke" if batch.BUDGET.value == "smoke" else "results"
+    batch.refuse_flags_of_train()
     plan = Plan(batch.BUDGET.value, pathlib.Path(cli.OUT.value or default))
     try:
         if batch.LIST.value:

@@ -242,6 +242,10 @@ def test_unwritable_directory_is_an_os_error(tmp_path):
             "rollout_states=1601 is not allowed: must be at most the 1600 states of the trunks",
         ),
         ({"sampler": "vine", "baseline": "linear"}, "baseline=linear is not allowed"),
+        (
+            {"sampler": "vine", "algorithm": "empirical_fim", "proposal": "uniform"},
+            "proposal=uniform is not allowed: must be policy with algorithm=empirical_fim",
+        ),
     ],
 )
 def test_impossible_values_are_refused(change, message, tmp_path):

@@ -45,10 +45,10 @@ def run(
 ) -> training.State | None:
     """Trains in a directory: config.json, metrics.csv, tensorboard/, checkpoints/, policy.npz.
 
-    A checkpoint is written after every iteration. SIGINT and SIGTERM end the run at once with the
-    last completed iteration saved. A run that ends leaves its policy, and, while it is unfinished,
-    its checkpoint in one compressed file beside metrics.csv, from which any copy of the directory
-    can be resumed.
+    A checkpoint is written after every iteration. SIGINT and SIGTERM end the session at once with
+    the last completed iteration saved. Every session leaves the policy; if the run is unfinished,
+    also its checkpoint in one compressed file beside metrics.csv, from which any copy of the
+    directory can be resumed.
 
     Args:
       config: of the run.
@@ -82,17 +82,20 @@ def run(
             )
             stack.callback(progress.close)
             for after, row in training.iterations(trainer, state, stop_at):
-                if training.ended(config, after) or after.iteration == stop_at:
-                    save_policy(directory / "policy.npz", trainer.policy, after)
-                writer.write(row)
-                state = after
-                checkpoint.save(checkpoints, state.iteration, state.to_arrays())
+                with _held_signals():
+                    if training.ended(config, after) or after.iteration == stop_at:
+                        # Before the last line of metrics.csv, which tells that the run is done.
+                        save_policy(directory / "policy.npz", trainer.policy, after)
+                    writer.write(row)
+                    state = after
+                    checkpoint.save(checkpoints, state.iteration, state.to_arrays())
                 kl = "" if math.isnan(row["mean_kl"]) else f"KL {row['mean_kl']:.3g}, "
                 progress.set_postfix_str(
                     f"return {row['return_recent']:.4g}, {kl}{row['steps_per_second']:.0f} steps/s"
                 )
                 progress.update()
-            _leave(config, directory, trainer, state)
+            with _held_signals():
+                _leave(config, directory, trainer, state)
         except KeyboardInterrupt:
             with stop_signals(signal.SIG_IGN):
                 if state is not None:
@@ -211,6 +214,16 @@ def stop_signals(handler) -> Iterator[None]:
     finally:
         for name, old in before.items():
             signal.signal(name, old)
+
+
+@contextlib.contextmanager
+def _held_signals() -> Iterator[None]:
+    """Holds SIGINT and SIGTERM until the body is done: they would break an archive half-way."""
+    caught: list[int] = []
+    with stop_signals(lambda number, _: caught.append(number)):
+        yield
+    if caught:
+        raise KeyboardInterrupt
 
 
 def make_trainer(config: Config) -> training.Trainer | black_box.Trainer:

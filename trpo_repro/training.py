@@ -389,7 +389,7 @@ def iterations(
     trainer: Iteration, state: State, stop_at: int | None = None
 ) -> Iterator[tuple[State, dict[str, Any]]]:
     """Yields (state, metrics) after each iteration until the run ends or has `stop_at` of them."""
-    while not ended(trainer.config, state) and state.iteration != stop_at:
+    while not ended(trainer.config, state) and (stop_at is None or state.iteration < stop_at):
         state, row = trainer.iterate(state)
         yield state, row
 

@@ -131,11 +131,11 @@ def test_swimmers_center_of_mass_in_any_pose():
     + [(f"{name}-v5", "gae") for name in ("Hopper", "Walker2d", "InvertedPendulum")]
     + [("InvertedDoublePendulum-v5", "gae"), ("cartpole", "paper")],
 )
-def test_surviving_pays(name, preset):
+def test_the_alive_bonus_exceeds_the_costs(name, preset):
     """An untrained policy's steps earn more than an end, which earns nothing from then on.
 
-    Progress is left out: an untrained walker falls backward at a meter per second, and would earn
-    0.03 ± 0.004 a step in Gymnasium's own Walker2d-v5, and −0.15 with the paper's impact cost.
+    Progress is left out: an untrained walker falls backward at a meter per second, and so earns
+    −0.15 a step, and 0.03 ± 0.004 in Gymnasium's own Walker2d-v5, which has no impact cost.
     """
     environment = environments.make(name)
     if isinstance(getattr(environment, "task", None), mujoco_environments.Task):

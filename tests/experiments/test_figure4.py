@@ -161,3 +161,37 @@ def test_the_best_of_a_sweep_by_final_performance_is_drawn(tmp_path):
     assert [name for name, row in table.items() if row["drawn"]] == ["natural_gradient_1"]
     assert table["natural_gradient_1"]["final"] == 2.0
     assert shlex.split(" ".join(chosen[0].arguments))[0] == "--task=swimmer"
+
+
+def _write_run(run, values):
+    """Writes a run's metrics.csv and config.json as if it had been made."""
+    run.directory.mkdir(parents=True)
+    lines = ["iteration,env_steps,reward_per_step,episode_length"]
+    lines += [f"{i + 1},{i + 1},{value},100" for i, value in enumerate(values)]
+    (run.directory / "metrics.csv").write_text("\n".join(lines) + "\n")
+    record = {"config": dataclasses.asdict(run.config), "sessions": []}
+    (run.directory / "config.json").write_text(json.dumps(record))
+
+
+def test_a_sweeps_second_round_is_the_best_of_its_first(tmp_path):
+    """One value is not a number: it does not win. The second round has three seeds in full."""
+    only = "hopper/natural_gradient*"
+    first = figure4.planned("medium", tmp_path, only)
+    assert [run.wanted for run in first] == [50] * 5
+    for run, value in zip(first, (np.nan, 1.0, 3.0, 2.0, 0.0), strict=True):
+        assert len(figure4.planned("medium", tmp_path, only)) == 5
+        _write_run(run, [value] * 50)
+    second = [run for run in figure4.planned("medium", tmp_path, only) if not run.screening]
+    assert {run.setting for run in second} == {"natural_gradient_1"}
+    assert [(run.config.seed, run.wanted) for run in second] == [(1, 200), (2, 200), (3, 200)]
+    assert figure4.best(second, "hopper", "natural_gradient") == []
+
+
+def test_unfinished_seeds_far_behind_are_not_drawn(tmp_path):
+    chosen = figure4.planned("medium", tmp_path, "walker/single_path/*")
+    for run, count in zip(chosen, (60, 60, 3), strict=False):
+        _write_run(run, [0.0] * count)
+    drawn = figure4.drawable(chosen, "walker", "single_path")
+    assert [run.config.seed for run in drawn] == [1, 2]
+    figure4.draw(chosen, tmp_path / "figure.png", "iteration")
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")

@@ -1,5 +1,6 @@
 """The script that makes what is missing: what it lists, runs, resumes and refuses."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -93,7 +94,10 @@ def test_a_killed_reproduction_ends_with_the_same_bits(tmp_path):
     whole.communicate()
     assert whole.returncode == 0
     killed = _reproduce(tmp_path / "killed", start_new_session=True)
-    while not list((tmp_path / "killed").glob("cartpole/natural_gradient_0.1/*/metrics.csv")):
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not list(
+        (tmp_path / "killed").glob("cartpole/natural_gradient_0.1/*/metrics.csv")
+    ):
         time.sleep(0.1)
     children = subprocess.run(
         ["ps", "-o", "pid=", "--ppid", str(killed.pid)], capture_output=True, text=True, check=True
@@ -113,18 +117,77 @@ def test_a_killed_reproduction_ends_with_the_same_bits(tmp_path):
 
 
 def test_the_time_limit_saves_and_the_same_command_goes_on(tmp_path):
-    stopped = _reproduce(tmp_path, "--hours=0.0001")
+    """Eight seconds are enough for a run to begin or end, not for eight of them."""
+    stopped = _reproduce(tmp_path, "--hours=0.0023")
     _, errors = stopped.communicate(timeout=120)
     assert stopped.returncode == 130
     assert "Traceback" not in errors
+    again = _reproduce(tmp_path, "--jobs=2")
+    _, errors = again.communicate(timeout=300)
+    assert again.returncode == 0, errors[-2000:]
+    plan = reproduce.Plan("smoke", tmp_path)
+    assert all(job.done for job in reproduce.all_jobs(plan, "cartpole"))
+
+
+class _Job:
+    """A stand-in that notes when it ran; two may share what they write to."""
+
+    def __init__(self, name, log, seconds=0.5):
+        self.name = self.label = name
+        self.log = log
+        self.seconds = seconds
+
+    @property
+    def done(self):
+        return self.log.with_suffix(f".{self.name}").exists()
+
+    @property
+    def steps(self):
+        return int(self.done), 1
+
+    def job(self, cores):
+        return _note, self.log, self.name, self.seconds
+
+
+def _note(log, name, seconds):
+    with log.open("a") as file:
+        file.write(f"begin {name}\n")
+    time.sleep(seconds)
+    with log.open("a") as file:
+        file.write(f"end {name}\n")
+    log.with_suffix(f".{name}").touch()
+
+
+def test_jobs_of_one_directory_follow_each_other_and_the_plan_is_asked_again(tmp_path):
+    """Two workers never write to one directory at once; what a finished job adds is run too."""
+    shared, other = tmp_path / "shared.log", tmp_path / "other.log"
+    first, second = _Job("first", shared), _Job("second", shared)
+    third = _Job("third", other, 0.1)
+
+    def plan():
+        return [first, second, *([third] if first.done else [])]
+
+    batch.execute(plan, 2)
+    assert shared.read_text().split() == [
+        "begin",
+        "first",
+        "end",
+        "first",
+        "begin",
+        "second",
+        "end",
+        "second",
+    ]
+    assert third.done
 
 
 def test_an_unfinished_run_is_carried_by_its_directory_alone(tmp_path):
     """Stopped on the way, copied without its checkpoints/, and resumed: the uninterrupted bits."""
-    config = configs.preset("gae", "Hopper-v5")
-    config = type(config)(**{**vars(config), "iterations": 3, "seed": 1, "threads": 1})
+    preset = configs.preset("gae", "Hopper-v5")
+    config = dataclasses.replace(preset, iterations=3, seed=1, threads=1)
     runs.run(config, tmp_path / "whole", resume=False)
     runs.run(config, tmp_path / "part", resume=False, stop_at=2)
+    runs.run(config, tmp_path / "part", resume=True, stop_at=1)  # is passed already
     run = batch.Run("Hopper-v5", "gae", "single_path", config, tmp_path / "copy", preset="gae")
     shutil.copytree(
         tmp_path / "part",
@@ -133,7 +196,7 @@ def test_an_unfinished_run_is_carried_by_its_directory_alone(tmp_path):
     )
     carried = list(run.directory.glob("checkpoint-*.npz"))
     assert [path.name for path in carried] == ["checkpoint-00000002.npz"]
-    assert carried[0].stat().st_size < 100_000
+    assert carried[0].stat().st_size < 100_000  # what version control is to keep of each run
     run.check()
     runs.run(config, run.directory, resume=True)
     assert not list(run.directory.glob("checkpoint-*.npz"))
@@ -147,4 +210,4 @@ def test_an_unfinished_run_is_carried_by_its_directory_alone(tmp_path):
     for name, array in states[0].items():
         np.testing.assert_array_equal(array, states[1][name], err_msg=name)
     sessions = json.loads((run.directory / "config.json").read_text())["sessions"]
-    assert [session["completed_iterations"] for session in sessions] == [0, 2]
+    assert [session["completed_iterations"] for session in sessions] == [0, 2, 2]

@@ -94,8 +94,8 @@ def test_a_first_direction_without_positive_curvature_is_reported(matrix, finite
 
 
 def test_later_nonpositive_curvature_keeps_the_iterate_and_its_residual():
-    """Diagonal (1, 4, −5): the first direction has curvature 0 less than none; started along
-    (2, 1, 0.1) the first two products are positive, and the solver stops with a good iterate."""
+    """Diagonal (1, 4, −5), started along (2, 1, 0.1): the first curvatures are positive, a later
+    one is not."""
     matrix, b = np.diag([1.0, 4.0, -5.0]), np.array([2.0, 1.0, 0.1])
     solution = _solve(matrix, b, 10)
     assert bool(solution.positive)
@@ -117,7 +117,7 @@ def test_a_singular_matrix_is_solved_in_its_range():
 
 
 def test_a_product_that_becomes_infinite_is_reported():
-    """1e200 squared overflows float64 in the second product, not in the first."""
+    """The second product is infinite, the first is not."""
 
     @tf.function
     def solve(b):

@@ -116,6 +116,30 @@ def test_empirical_product_equals_the_dense_covariance_of_scores(setting):
     np.testing.assert_allclose(matrix, dense, atol=TOLERANCE)
 
 
+def test_empirical_product_of_many_weighted_actions_a_state(setting):
+    """As vine has them: a mean over each state's K scores, then a weighted mean over states."""
+    policy, theta, observations, _ = setting
+    count, weights = 3, np.linspace(0.5, 2.0, len(observations))
+    repeated = tf.repeat(observations, count, axis=0)
+    noise = policy.family.draw_noise(np.random.default_rng(5), (len(repeated),))
+    actions = policy.family.sample(policy.network(theta, repeated), tf.constant(noise))
+    shape = (len(observations), count)
+    rows = {
+        "observations": observations,
+        "weights": tf.constant(weights, tf.float32),
+        "actions": tf.reshape(actions, (*shape, *policy.family.action_shape)),
+        "proposal_log_probs": tf.zeros(shape),
+        "q_values": tf.zeros(shape),
+    }
+    batch = trust_region.Batch(
+        policy, surrogates.SelfNormalized(), theta, rows, None, rows, chunk_rows=4
+    )
+    scores = _scores(policy, theta, repeated, actions).reshape(*shape, -1)
+    dense = np.einsum("n,nkp,nkq->pq", weights, scores, scores) / count / weights.sum()
+    matrix = _columns(tf.function(batch.empirical_product), theta.shape[0])
+    np.testing.assert_allclose(matrix, dense, atol=1e-7)  # weights are float32
+
+
 def test_empirical_matrix_converges_to_the_analytic_one(setting):
     """The mean over 80 resamplings covariances is within 5 standard errors of the dense matrix."""
     policy, theta, observations, _ = setting

@@ -15,7 +15,7 @@ from trpo_repro.policies import networks
 
 State = Mapping[str, np.ndarray]
 
-TARGET_MEMORY = 0.9  # weight of the targets of the fits before, at each fit
+TARGET_MEMORY = 0.9  # factor by which each fit discounts the statistics of earlier fits
 
 
 class Baseline(Protocol):
@@ -72,7 +72,8 @@ class NetworkBaseline:
 
     The network predicts V in running standard deviations from a running mean of the targets, so
     that one learning rate serves rewards and horizons of any scale. The statistics are part of the
-    state; a fit moves them first, and then fits the network to the targets in their units.
+    state. A fit moves them first, which rescales what the network predicted before, and then fits
+    the network to the targets in their units.
     """
 
     def __init__(

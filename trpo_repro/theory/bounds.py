@@ -28,7 +28,8 @@ def surrogate_gradient(mdp: FiniteMDP, logits: np.ndarray) -> np.ndarray:
 def equally_weighted_gradient(mdp: FiniteMDP, logits: np.ndarray, steps: int) -> np.ndarray:
     """Returns (1/T) Σ_t P(s_t = s) π(a|s) A(s, a): [S, A].
 
-    It is what a sample of T steps estimates whose states count equally, where ∇L has γᵗ (eq. 3).
+    A sample of T steps estimates it when every state counts equally; ∇L weighs a state at time t by
+    γᵗ (eq. 3).
     """
     policy = mdps.softmax(logits)
     visits = state_distributions(mdp, policy, steps).mean(axis=0)
