@@ -18,7 +18,7 @@ import tqdm
 from absl import flags
 
 from experiments import cli, configs, train
-from trpo_repro import config, environments, metrics, runs
+from trpo_repro import config, environments, metrics, runs, settings
 
 LIST = flags.DEFINE_bool("list", False, "Print the command of every run, and what is done.")
 RUN = flags.DEFINE_bool("run", False, "Run what is missing.")
@@ -101,7 +101,7 @@ class Run:
     def arguments(self) -> list[str]:
         """Flags of experiments/train.py: what differs from the task's preset."""
         start = configs.preset(self.preset, self.task, self.config.sampler, self.config.algorithm)
-        unread = config.without_effect(self.config)
+        unread = config.unused_settings(self.config)
         changed = {
             field.name: getattr(self.config, field.name)
             for field in dataclasses.fields(self.config)
@@ -243,7 +243,7 @@ def execute(plan: Callable[[], Sequence[Job]], jobs: int) -> None:
     Raises:
       ValueError: fewer than one job, or a run failed.
     """
-    config.require(jobs >= 1, "jobs", jobs, "at least 1")
+    settings.require(jobs >= 1, "jobs", jobs, "at least 1")
     chosen = plan()
     missing = [run for run in chosen if not run.done]
     print(f"{len(chosen) - len(missing)} of {len(chosen)} runs are done")
@@ -337,14 +337,13 @@ def _pool(workers: int) -> concurrent.futures.ProcessPoolExecutor:
 
 def most_steps(run: Run, iterations: int) -> int:
     """Returns the environment steps of so many iterations, at most."""
-    settings = run.config
-    if settings.algorithm in config.BLACK_BOX:
-        return iterations * settings.population * settings.episodes_per_candidate * 1000
-    if settings.sampler == "vine":
-        branches = settings.rollout_states * settings.rollouts_per_state
-        trunks = settings.trunks * settings.path_length
-        return iterations * (trunks + branches * settings.rollout_length)
-    return iterations * settings.steps_per_iteration
+    asked = run.config
+    if asked.algorithm in config.BLACK_BOX:
+        return iterations * asked.population * asked.episodes_per_candidate * 1000
+    if asked.sampler == "vine":
+        branches = asked.rollout_states * asked.rollouts_per_state
+        return iterations * (asked.trunks * asked.path_length + branches * asked.rollout_length)
+    return iterations * asked.steps_per_iteration
 
 
 def _own_signals() -> None:

@@ -42,19 +42,31 @@ def refuse(message: str) -> NoReturn:
     sys.exit(2)
 
 
-def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
-    """Runs a script's main; an unknown flag, a bad value or a stray argument is one line."""
+def run(
+    main: Callable[[Sequence[str]], None], help_text: Callable[[], str] | None = None
+) -> NoReturn:
+    """Runs a script's main; an unknown flag, a bad value or a stray argument is one line.
+
+    Args:
+      main: of the script.
+      help_text: what --help prints, in place of absl's list.
+    """
     try:
-        app.run(main, flags_parser=_parse)
+        app.run(main, flags_parser=lambda argv: _parse(argv, help_text))
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(130)
 
 
-def _parse(argv: Sequence[str]) -> list[str]:
+def _parse(argv: Sequence[str], help_text: Callable[[], str] | None) -> list[str]:
+    wants_help = help_text is not None and any(flag in argv for flag in ("--help", "-h", "-help"))
     try:
-        rest = flags.FLAGS(argv)
-    except flags.Error as error:
+        rest = flags.FLAGS([arg for arg in argv if "help" not in arg] if wants_help else argv)
+        if wants_help:
+            assert help_text is not None
+            print(help_text())
+            sys.exit(0)
+    except (flags.Error, ValueError) as error:
         refuse(str(error))
     except SystemExit:  # after --help; absl's exit code is 1
         sys.exit(0)

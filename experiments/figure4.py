@@ -13,6 +13,7 @@ import csv
 import dataclasses
 import io
 import pathlib
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -178,7 +179,9 @@ def final(found: Sequence[Run]) -> np.ndarray:
     """Returns each seed's final performance, [S]: mean of the last tenth of its iterations."""
     values = curves(found)
     last = max(1, round(FINAL_FRACTION * values.shape[1]))
-    return np.nanmean(values[:, -last:], axis=1)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Mean of empty slice")  # no episode ended: NaN
+        return np.nanmean(values[:, -last:], axis=1)
 
 
 def best(chosen: Sequence[Run], task: str, algorithm: str) -> list[Run]:

@@ -9,17 +9,18 @@ PACKAGE = pathlib.Path(__file__).parent.parent / "trpo_repro"
 
 # Each module or package may import what stands in its own entry, and itself.
 ALLOWED = {
+    "settings": set(),
     "randomness": set(),
     "checkpoint": set(),
-    "optimization": set(),
+    "optimization": {"settings"},
     "theory": set(),
-    "environments": set(),
+    "environments": {"settings"},
     "metrics": {"checkpoint"},
     "plotting": {"metrics"},
-    "policies": {"optimization"},
-    "sampling": {"environments", "policies", "randomness"},
-    "estimation": {"optimization", "policies"},
-    "algorithms": {"estimation", "optimization", "policies", "randomness"},
+    "policies": {"optimization", "settings"},
+    "sampling": {"environments", "policies", "randomness", "settings"},
+    "estimation": {"optimization", "policies", "settings"},
+    "algorithms": {"estimation", "optimization", "policies", "randomness", "settings"},
     "black_box": {
         "algorithms",
         "config",
@@ -29,7 +30,7 @@ ALLOWED = {
         "sampling",
         "training",
     },
-    "config": {"algorithms", "environments", "policies", "sampling"},
+    "config": {"algorithms", "environments", "estimation", "policies", "sampling", "settings"},
     "diagnostics": {"environments", "estimation", "policies", "randomness", "sampling"},
     "runs": {"black_box", "checkpoint", "config", "metrics", "policies", "training"},
     "training": {
@@ -42,6 +43,7 @@ ALLOWED = {
         "policies",
         "randomness",
         "sampling",
+        "settings",
     },
 }
 

@@ -21,7 +21,7 @@ import tqdm
 from absl import logging
 
 from trpo_repro import black_box, checkpoint, metrics, training
-from trpo_repro.config import BLACK_BOX, Config, without_effect
+from trpo_repro.config import BLACK_BOX, Config, unused_settings
 from trpo_repro.policies import policy as policy_lib
 
 PACKAGES = (
@@ -275,7 +275,7 @@ def check_resumable(config: Config, directory: pathlib.Path) -> dict[str, Any]:
 
 def _read_fields(config: Config) -> dict[str, Any]:
     """Returns the fields that a run of the configuration reads."""
-    unread = without_effect(config)
+    unread = unused_settings(config)
     return {name: v for name, v in dataclasses.asdict(config).items() if name not in unread}
 
 

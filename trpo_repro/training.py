@@ -11,7 +11,7 @@ import numpy as np
 from absl import logging
 
 from trpo_repro import config as config_lib
-from trpo_repro import environments, metrics
+from trpo_repro import environments, metrics, settings
 from trpo_repro.algorithms import trust_region, weighted_regression
 from trpo_repro.estimation import baselines, returns, surrogates
 from trpo_repro.optimization import chunks
@@ -430,7 +430,7 @@ def make_policy(
     space = environment.observation_space
     if environment.frame_stack > 1:
         return policy_lib.convolutional_policy(space, environment.action_space, seed=config.seed)
-    config_lib.require(
+    settings.require(
         config.skip_inputs < space.shape[0],
         "skip_inputs",
         config.skip_inputs,

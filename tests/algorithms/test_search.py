@@ -56,7 +56,7 @@ def test_cma_beyond_500_parameters_has_a_diagonal_covariance(caplog):
 
 def test_cems_noise_decays_as_its_papers():
     """Z_t = max(5 − t / 10, 0) with an initial variance of 100: Szita and Lőrincz 2006."""
-    method = cem.CrossEntropyMethod(population=10, deviation=10.0)
+    method = cem.CrossEntropyMethod(population=10, search_deviation=10.0)
     state = method.initial_state(np.zeros(3))
     np.testing.assert_array_equal(state["deviation"] ** 2, 100.0)
     same = np.ones((10, 3))  # an elite without variance leaves the noise alone

@@ -8,25 +8,20 @@ import cma
 import numpy as np
 from absl import logging
 
+from trpo_repro.algorithms import cem
+
 Arrays = Mapping[str, np.ndarray]
 
 FULL_COVARIANCE_SIZE = 500  # parameters; beyond, a covariance's square root costs too much
 
 
 @dataclasses.dataclass(frozen=True)
-class CovarianceMatrixAdaptation:
+class CovarianceMatrixAdaptation(cem.SearchSettings):
     """Maximizes over vectors with a normal whose covariance is adapted.
 
     Up to FULL_COVARIANCE_SIZE parameters the covariance is a full matrix, beyond it is diagonal.
     The state is the package's own object, pickled.
-
-    Attributes:
-      population: candidates an update.
-      deviation: initial standard deviation σ0, in units of θ.
     """
-
-    population: int
-    deviation: float = 1.0
 
     def initial_state(self, theta: np.ndarray) -> Arrays:
         """Returns the state that searches around θ, [P]."""
@@ -40,7 +35,9 @@ class CovarianceMatrixAdaptation:
             "randn": _Normal(),
             "verbose": -9,
         }
-        return _dump(cma.CMAEvolutionStrategy(theta.astype(np.float64), self.deviation, options))
+        return _dump(
+            cma.CMAEvolutionStrategy(theta.astype(np.float64), self.search_deviation, options)
+        )
 
     def ask(self, state: Arrays, generator: np.random.Generator) -> tuple[np.ndarray, Arrays]:
         """Returns ([C, P] candidates, the state to tell their values to)."""

@@ -15,6 +15,7 @@ import tensorflow as tf
 from trpo_repro.estimation import surrogates
 from trpo_repro.optimization import chunks, conjugate_gradient, curvature, line_search
 from trpo_repro.policies import policy as policy_lib
+from trpo_repro.settings import Group, setting
 
 
 class Curvature(enum.Enum):
@@ -42,32 +43,83 @@ class StepRule(enum.Enum):
 
 
 @dataclasses.dataclass(frozen=True)
-class Method:
+class KLLimitSettings(Group, title="Trust region", readers="the algorithms with a KL limit"):
+    kl_limit: float = setting(0.01, "Trust region size δ, in nats", above=0)
+
+    @staticmethod
+    def is_read(config):
+        return _row_has(config, lambda row: row.step is not StepRule.FIXED)
+
+
+@dataclasses.dataclass(frozen=True)
+class CurvatureSettings(
+    Group, title="Step direction", readers="the algorithms with a Fisher matrix"
+):
+    cg_iterations: int = setting(10, "Conjugate gradient iterations k", at_least=1)
+    damping: float = setting(0.0, "Multiple of the identity added to the Fisher matrix", at_least=0)
+    fisher_fraction: float = setting(
+        0.1, "Fraction of states used in Fisher-vector products", above=0, at_most=1
+    )
+
+    @staticmethod
+    def is_read(config):
+        return _row_has(config, lambda row: row.curvature is not Curvature.IDENTITY)
+
+
+@dataclasses.dataclass(frozen=True)
+class LineSearchSettings(Group, title="Line search", readers="the algorithms with a line search"):
+    backtrack_factor: float = setting(
+        0.8, "Factor by which the line search shrinks a refused step", above=0, below=1
+    )
+    max_backtracks: int = setting(
+        15, "Steps that the line search may refuse before it gives up", at_least=0
+    )
+
+    @staticmethod
+    def is_read(config):
+        return _row_has(config, lambda row: row.step is StepRule.LINE_SEARCH)
+
+
+@dataclasses.dataclass(frozen=True)
+class FixedStepSettings(Group, title="Fixed step", readers="the algorithms with a fixed step"):
+    step_size: float = setting(0.1, "Step 1/λ along the step direction", above=0)
+
+    @staticmethod
+    def is_read(config):
+        return _row_has(config, lambda row: row.step is StepRule.FIXED)
+
+
+@dataclasses.dataclass(frozen=True)
+class StateWeightingSettings(Group, title="State weighting", readers="the trust-region family"):
+    state_weighting: str = setting(
+        "equal",
+        "Weights of states in the surrogate, the mean KL and the Fisher matrix; discounted is γᵗ "
+        "for a state t steps into its episode (eqs. 3, 12 and 14)",
+        choices=("equal", "discounted"),
+    )
+
+    @staticmethod
+    def is_read(config):
+        return config.algorithm in METHODS
+
+
+def _row_has(config, condition: "Callable[[Method], bool]") -> bool:
+    return config.algorithm in METHODS and condition(METHODS[config.algorithm])
+
+
+@dataclasses.dataclass(frozen=True)
+class Method(KLLimitSettings, CurvatureSettings, LineSearchSettings, FixedStepSettings):
     """A member of the family: a row of its table, and the numbers of the parts.
 
     Attributes:
       curvature: see Curvature.
       constraint: see Constraint; the fixed step has none.
       step: see StepRule.
-      kl_limit: δ, in nats.
-      step_size: 1/λ of the fixed step.
-      cg_iterations: k, products of conjugate gradient.
-      damping: multiple of the identity added to A.
-      fisher_fraction: of the states that the curvature is computed on, in (0, 1].
-      backtrack_factor: in (0, 1).
-      max_backtracks: of the line search.
     """
 
     curvature: Curvature = Curvature.FISHER
     constraint: Constraint = Constraint.MEAN_KL
     step: StepRule = StepRule.LINE_SEARCH
-    kl_limit: float = 0.01
-    step_size: float = 0.1
-    cg_iterations: int = 10
-    damping: float = 0.0
-    fisher_fraction: float = 0.1
-    backtrack_factor: float = 0.8
-    max_backtracks: int = 15
 
 
 METHODS: dict[str, Method] = {

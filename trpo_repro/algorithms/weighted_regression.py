@@ -24,6 +24,7 @@ from trpo_repro.algorithms import trust_region
 from trpo_repro.estimation import baselines, surrogates
 from trpo_repro.optimization import chunks
 from trpo_repro.policies import policy as policy_lib
+from trpo_repro.settings import Group, setting
 
 
 class Weighting(enum.Enum):
@@ -34,22 +35,50 @@ class Weighting(enum.Enum):
 
 
 @dataclasses.dataclass(frozen=True)
-class Method:
+class TemperatureSettings(Group, title="Reward-weighted regression", readers="algorithm=rwr"):
+    temperature: float = setting(
+        1.0, "T of the weights exp(A / T), in standard deviations of the advantages A", above=0
+    )
+
+    @staticmethod
+    def is_read(config):
+        return config.algorithm == "rwr"
+
+
+@dataclasses.dataclass(frozen=True)
+class RelativeEntropySettings(
+    Group, title="Relative entropy policy search", readers="algorithm=reps"
+):
+    relative_entropy: float = setting(
+        0.5, "Bound ε on the relative entropy of the weights, in nats", above=0
+    )
+
+    @staticmethod
+    def is_read(config):
+        return config.algorithm == "reps"
+
+
+@dataclasses.dataclass(frozen=True)
+class RegressionSettings(Group, title="Weighted regression", readers="algorithms rwr and reps"):
+    regression_steps: int = setting(25, "L-BFGS steps of a fit that has no closed form", at_least=1)
+    min_std: float = setting(
+        1e-3, "Least standard deviation of a Gaussian policy after a fit, in action units", above=0
+    )
+
+    @staticmethod
+    def is_read(config):
+        return config.algorithm in METHODS
+
+
+@dataclasses.dataclass(frozen=True)
+class Method(TemperatureSettings, RelativeEntropySettings, RegressionSettings):
     """A member of the family.
 
     Attributes:
       weighting: see Weighting.
-      temperature: T, where it is a constant, in standard deviations of the advantages.
-      relative_entropy: ε, the bound of the other, in nats.
-      regression_steps: of L-BFGS, where the fit has no closed form.
-      min_std: least standard deviation of a Gaussian policy after a fit, in action units.
     """
 
     weighting: Weighting = Weighting.TEMPERATURE
-    temperature: float = 1.0
-    relative_entropy: float = 0.5
-    regression_steps: int = 25
-    min_std: float = 1e-3
 
 
 METHODS: dict[str, Method] = {

@@ -17,6 +17,7 @@ import numpy as np
 from ale_py import roms
 
 from trpo_repro.environments import base
+from trpo_repro.settings import Group, setting
 
 SCREENS = {"52x40": (52, 40), "84x84": (84, 84)}  # height and width
 ACTION_SETS = ("factored", "minimal")
@@ -33,6 +34,23 @@ _HORIZONTAL, _VERTICAL = ("LEFT", "", "RIGHT"), ("UP", "", "DOWN")
 def games() -> tuple[str, ...]:
     """Returns the names of the games whose ROMs ale-py ships."""
     return tuple(sorted(roms.get_all_rom_ids()))
+
+
+@dataclasses.dataclass(frozen=True)
+class AtariSettings(Group, title="Atari", readers="Atari games"):
+    screen: str = setting("52x40", "Height x width of the frames", choices=tuple(SCREENS))
+    action_set: str = setting(
+        "factored",
+        "Actions: factored is horizontal 3 x vertical 3 x fire 2, minimal the game's own",
+        choices=ACTION_SETS,
+    )
+    sticky_probability: float = setting(
+        0.0, "Probability that a frame repeats the action before", at_least=0, at_most=1
+    )
+
+    @staticmethod
+    def is_read(config):
+        return config.is_atari
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,9 +17,21 @@ import numpy as np
 from mujoco import batch as mujoco_batch
 
 from trpo_repro.environments import base
+from trpo_repro.settings import Group, setting
 
 _ASSETS = pathlib.Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets"
 _NET_FORCE = (1 << int(mujoco.mjtConDataField.mjCONDATA_FORCE), 3, 1)  # data, reduction, slots
+
+
+@dataclasses.dataclass(frozen=True)
+class ThreadSettings(Group, title="Simulator", readers="tasks other than Atari games"):
+    threads: int = setting(
+        0, "Simulator threads, 0 for every core; never changes a number", at_least=0
+    )
+
+    @staticmethod
+    def is_read(config):
+        return not config.is_atari
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,6 +3,7 @@
 A baseline's state is a dict of arrays: `fit` returns a new one and changes nothing.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -12,10 +13,29 @@ import tensorflow as tf
 
 from trpo_repro.optimization import chunks, parameters
 from trpo_repro.policies import networks
+from trpo_repro.settings import Group, setting
 
 State = Mapping[str, np.ndarray]
 
 TARGET_MEMORY = 0.9  # factor by which each fit discounts the statistics of earlier fits
+
+
+@dataclasses.dataclass(frozen=True)
+class BaselineSettings(Group, title="Value function"):
+    baseline: str = setting(
+        "none", "Value function that advantages are taken to", choices=("none", "linear", "network")
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkBaselineSettings(Group, title="Value network", readers="runs with baseline=network"):
+    baseline_epochs: int = setting(20, "Passes of Adam over an iteration's steps", at_least=1)
+    baseline_minibatch: int = setting(128, "Observations in one step of Adam", at_least=1)
+    baseline_learning_rate: float = setting(1e-3, "Learning rate of Adam", above=0)
+
+    @staticmethod
+    def is_read(config):
+        return config.baseline == "network"
 
 
 class Baseline(Protocol):

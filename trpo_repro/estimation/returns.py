@@ -1,6 +1,31 @@
 """Discounted returns and generalized advantages over time-first arrays."""
 
+import dataclasses
+
 import numpy as np
+
+from trpo_repro.settings import Group, setting
+
+
+@dataclasses.dataclass(frozen=True)
+class ReturnSettings(Group, title="Returns", readers="algorithms other than cem and cma"):
+    discount: float = setting(0.99, "Discount factor γ", above=0, below=1)
+    clip_rewards: bool = setting(
+        False, "Learn from the signs of rewards; metrics keep the rewards themselves"
+    )
+
+    @staticmethod
+    def is_read(config):
+        return config.algorithm not in ("cem", "cma")
+
+
+@dataclasses.dataclass(frozen=True)
+class AdvantageSettings(Group, title="Advantages", readers="runs with a baseline"):
+    gae_lambda: float = setting(1.0, "λ of generalized advantage estimation", at_least=0, at_most=1)
+
+    @staticmethod
+    def is_read(config):
+        return config.baseline != "none"
 
 
 def discounted_sums(
@@ -32,7 +57,7 @@ def generalized_advantages(
     next_values: np.ndarray,
     ends: np.ndarray,
     discount: float,
-    trace: float,
+    gae_lambda: float,
 ) -> np.ndarray:
     """Returns Â_t = Σ_l (γλ)^l δ_{t+l}, δ_t = r_t + γ V(s_{t+1}) − V(s_t) (arXiv:1506.02438).
 
@@ -43,13 +68,13 @@ def generalized_advantages(
         off after truncation.
       ends: [T, B] bool, terminated, truncated or the last step sampled.
       discount: γ.
-      trace: λ; 0 is the one-step temporal difference, 1 the discounted return less V(s_t).
+      gae_lambda: λ; 0 is the one-step temporal difference, 1 the discounted return less V(s_t).
 
     Returns:
       [T, B] float64.
     """
     deltas = rewards + discount * next_values - values
-    return discounted_sums(deltas, ends, discount * trace)
+    return discounted_sums(deltas, ends, discount * gae_lambda)
 
 
 def standardize(values: np.ndarray) -> np.ndarray:

@@ -1,11 +1,32 @@
 """Keras networks: observations to distribution parameters, or to a value."""
 
+import dataclasses
 from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
 
+from trpo_repro.settings import Group, setting
+
 ACTIVATIONS = ("softplus", "tanh", "relu")
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkSettings(Group, title="Policy network", readers="tasks other than Atari games"):
+    hidden_sizes: tuple[int, ...] = setting(
+        (30,), "Units of the hidden layers, comma-separated; empty for a linear policy"
+    )
+    activation: str = setting("softplus", "Activation of the hidden layers", choices=ACTIVATIONS)
+    skip_inputs: int = setting(
+        0, "Leading observation columns that the policy does not see", at_least=0
+    )
+    initial_log_std: float = setting(
+        0.0, "Initial log standard deviation of Gaussian policies, in action units"
+    )
+
+    @staticmethod
+    def is_read(config):
+        return not config.is_atari
 
 
 class AppendLogStd(keras.layers.Layer):

@@ -4,6 +4,15 @@ import dataclasses
 
 import numpy as np
 
+from trpo_repro.settings import Group, setting
+
+
+@dataclasses.dataclass(frozen=True)
+class NormalizationSettings(Group, title="Observations"):
+    normalize_observations: bool = setting(
+        False, "Normalize observations by their running mean and deviation"
+    )
+
 
 @dataclasses.dataclass(frozen=True)
 class ObservationNormalizer:

@@ -7,6 +7,18 @@ import numpy as np
 from trpo_repro import environments
 from trpo_repro.policies import policy as policy_lib
 from trpo_repro.randomness import Key, Purpose
+from trpo_repro.settings import Group, setting
+
+
+@dataclasses.dataclass(frozen=True)
+class PopulationSettings(Group, title="Candidates", readers="algorithms cem and cma"):
+    episodes_per_candidate: int = setting(
+        1, "Episodes whose mean return is a candidate's value", at_least=1
+    )
+
+    @staticmethod
+    def is_read(config):
+        return config.algorithm in ("cem", "cma")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,38 @@ from trpo_repro import environments
 from trpo_repro.policies import frames
 from trpo_repro.policies import policy as policy_lib
 from trpo_repro.randomness import Key, Purpose
+from trpo_repro.settings import Group, setting
+
+
+@dataclasses.dataclass(frozen=True)
+class PathSettings(Group, title="Sampling", readers="algorithms other than cem and cma"):
+    path_length: int = setting(
+        1000, "Environment steps of each parallel path, or vine trunk, in one iteration", at_least=1
+    )
+    fresh_paths: bool = setting(
+        True, "Start the paths of every iteration from s0 ~ ρ0; else continue from the last states"
+    )
+
+    @staticmethod
+    def is_read(config):
+        return config.algorithm not in ("cem", "cma")
+
+
+@dataclasses.dataclass(frozen=True)
+class SinglePathSettings(
+    Group,
+    title="Single path",
+    readers="sampler=single_path and algorithms other than cem and cma",
+):
+    steps_per_iteration: int = setting(
+        50_000,
+        "Environment steps (Atari: decisions of 4 frames) of one iteration, all paths together",
+        at_least=1,
+    )
+
+    @staticmethod
+    def is_read(config):
+        return config.sampler == "single_path" and config.algorithm not in ("cem", "cma")
 
 
 @dataclasses.dataclass(frozen=True)

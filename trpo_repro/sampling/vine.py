@@ -10,8 +10,31 @@ from trpo_repro import environments
 from trpo_repro.policies import policy as policy_lib
 from trpo_repro.randomness import Key, Purpose
 from trpo_repro.sampling import single_path
+from trpo_repro.settings import Group, setting
 
-PROPOSALS = ("policy", "uniform")
+
+@dataclasses.dataclass(frozen=True)
+class VineSettings(Group, title="Vine", readers="sampler=vine"):
+    trunks: int = setting(16, "Trunk paths", at_least=1)
+    rollout_states: int = setting(125, "N, the states that branches start from", at_least=1)
+    rollouts_per_state: int = setting(4, "K, the branches of each rollout state", at_least=1)
+    rollout_length: int = setting(
+        50, "Environment steps of a branch that does not terminate before", at_least=1
+    )
+    proposal: str = setting(
+        "policy",
+        "Distribution q of the branches' first actions; uniform for discrete actions alone",
+        choices=("policy", "uniform"),
+    )
+    kl_states: str = setting(
+        "trunk",
+        "States of the KL constraint and the Fisher matrix: all of the trunks, or the rollout set",
+        choices=("trunk", "rollout"),
+    )
+
+    @staticmethod
+    def is_read(config):
+        return config.sampler == "vine"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,6 +5,7 @@ however often it runs. So what a lost worker was doing is done again by another.
 """
 
 import contextlib
+import dataclasses
 import os
 import signal
 import socket
@@ -19,11 +20,40 @@ from absl import logging
 
 from trpo_repro import environments
 from trpo_repro.policies import policy as policy_lib
+from trpo_repro.settings import Group, setting
 
 Task = Callable[[environments.Environment, policy_lib.Policy, np.ndarray], Any]
 Build = Callable[[], tuple[environments.Environment, policy_lib.Policy]]
 
 MAX_LOST = 5  # workers, within one call, before the tasks are blamed
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardSettings(Group, title="Distribution", readers="algorithms other than cem and cma"):
+    shards: int = setting(
+        1, "Parts of the batch that are sampled apart, with random numbers of their own", at_least=1
+    )
+    workers: int = setting(
+        0,
+        "Sampling processes on Ray, of which as many as there are shards can be busy; 0 for this "
+        "process; never changes a number",
+        at_least=0,
+    )
+
+    @staticmethod
+    def is_read(config):
+        return config.algorithm not in ("cem", "cma")
+
+
+@dataclasses.dataclass(frozen=True)
+class ClusterSettings(Group, title="Cluster", readers="workers of 1 or more"):
+    ray_address: str = setting(
+        "", "Address of a Ray cluster for the workers; a local one is started when empty"
+    )
+
+    @staticmethod
+    def is_read(config):
+        return config.workers > 0
 
 
 class Workers(Protocol):
