@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments import batch, configs
-from trpo_repro import checkpoint, config, metrics, runs, training
+from trpo_repro import checkpoint, metrics, runs, training
 from trpo_repro.config import Config
 from trpo_repro.environments import cartpole
 from trpo_repro.sampling import single_path, vine
@@ -182,7 +182,7 @@ def test_vine_where_states_cannot_be_restored_writes_nothing(tmp_path, monkeypat
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("kl_states", ("trunk", "rollout"))
+@pytest.mark.parametrize("kl_states", ["trunk", "rollout"])
 def test_kl_states_decide_which_states_the_update_sees(kl_states, monkeypatch):
     """Moving all trunk states changes the step with `trunk`, and nothing with `rollout`."""
     trainer = training.Trainer(dataclasses.replace(VINE, kl_states=kl_states))
@@ -335,8 +335,8 @@ def test_metrics_columns_are_all_filled():
     assert row["mean_kl"] <= 0.01
 
 
-@pytest.mark.parametrize("kl_states", ("trunk", "rollout"))
-@pytest.mark.parametrize("state_weighting", ("equal", "discounted"))
+@pytest.mark.parametrize("kl_states", ["trunk", "rollout"])
+@pytest.mark.parametrize("state_weighting", ["equal", "discounted"])
 def test_vine_counts_every_step_and_keeps_the_constraint(kl_states, state_weighting):
     config = dataclasses.replace(
         VINE, kl_states=kl_states, state_weighting=state_weighting, fisher_fraction=1.0
