@@ -182,7 +182,8 @@ def _atari_sampling(game: str) -> tuple[float, float]:
 
     def ours():
         nonlocal state
-        sample = trainer._sample(state, Key(0, state.iteration), np.asarray)
+        tasks = trainer.sampler.tasks(None, Key(0, state.iteration), np.asarray)
+        sample = trainer.sampler.join(trainer._workers.map(state.theta, tasks))
         state = dataclasses.replace(state, iteration=state.iteration + 1, environment=sample.after)
 
     def open_loop():

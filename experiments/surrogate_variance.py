@@ -18,7 +18,7 @@ from matplotlib import figure
 
 from experiments import cli, configs
 from trpo_repro import diagnostics, training
-from trpo_repro.estimation import returns, surrogates
+from trpo_repro.estimation import estimators, returns, surrogates
 from trpo_repro.randomness import Key
 from trpo_repro.sampling import single_path, vine
 
@@ -59,17 +59,12 @@ def measure(task: str, gradients: int, iterations: int, **changes: Any) -> list[
     def path_rows(paths, key, count):
         """Returns rows of `count` steps of the paths, chosen at random (all when None)."""
         sums = returns.discounted_sums(paths.rewards, paths.ends, config.discount)
-        rows = {
-            "observations": paths.observations,
-            "actions": paths.actions,
-            "advantages": (sums - sums.mean()).astype(np.float32),
-        }
-        flat = {name: array.reshape(-1, *array.shape[2:]) for name, array in rows.items()}
+        states = estimators.state_rows(paths, config.discount, np.asarray)
+        rows = estimators.path_rows(paths, states, sums - sums.mean())
         if count is None:
-            return flat
-        generator = np.random.default_rng(key)
-        chosen = generator.choice(sums.size, count, replace=False)
-        return {name: array[chosen] for name, array in flat.items()}
+            return rows
+        chosen = np.random.default_rng(key).choice(sums.size, count, replace=False)
+        return {name: array[chosen] for name, array in rows.items()}
 
     for m in range(gradients):
         key = Key(1, iteration=m)
@@ -85,15 +80,11 @@ def measure(task: str, gradients: int, iterations: int, **changes: Any) -> list[
             rollout_length=config.rollout_length,
             discount=config.discount,
         )
-        flat_trunks = sample.trunks.observations.reshape(-1, *policy.observation_shape)
-        rows = {
-            "observations": flat_trunks[sample.rows],
-            "actions": sample.actions,
-            "proposal_log_probs": sample.proposal_log_probs,
-            "q_values": sample.q_values.astype(np.float32),
-        }
+        states = estimators.state_rows(sample.paths, config.discount, np.asarray)
+        rows = estimators.vine_rows(sample, states)
+        rows["q_values"] = rows["q_values"].astype(np.float32)
         samples["vine"].append(branched(theta, rows) * shrinkage)
-        steps["vine"].append(sample.trunks.rewards.size + sample.branch_steps)
+        steps["vine"].append(sample.steps)
         trunk = path_rows(sample.trunks, key, q_count)
         samples["single path, same Q-values"].append(single(theta, trunk))
         steps["single path, same Q-values"].append(sample.trunks.rewards.size)

@@ -19,7 +19,7 @@ ALLOWED = {
     "plotting": {"metrics"},
     "policies": {"optimization", "settings"},
     "sampling": {"environments", "policies", "randomness", "settings"},
-    "estimation": {"optimization", "policies", "settings"},
+    "estimation": {"optimization", "policies", "sampling", "settings"},
     "algorithms": {"estimation", "optimization", "policies", "randomness", "settings"},
     "black_box": {
         "algorithms",

@@ -303,28 +303,6 @@ def test_trpo_balances_the_pole():
     assert all(row["mean_kl"] <= 0.01 for row in rows if row["accepted"])
 
 
-def test_next_values_bootstrap_cuts_and_not_terminations():
-    trainer = training.Trainer(FULL)
-
-    class _Constant:
-        def predict(self, state, observations, elapsed):
-            return observations[:, 0].astype(np.float64) + elapsed
-
-    trainer.baseline = _Constant()
-    shape = (3, 2)
-    terminated = np.array([[False, True], [False, False], [False, False]])
-    truncated = np.array([[False, False], [True, False], [False, False]])
-    elapsed = np.array([[5, 9], [6, 0], [0, 1]])
-    cut = np.array([[100.0], [200.0], [300.0]], np.float32)  # (1, 0), (2, 0), (2, 1)
-    zeros = np.zeros((*shape, 1), np.float32)
-    paths = single_path.Trajectories(
-        zeros, zeros, np.zeros(shape), terminated, truncated, elapsed, cut
-    )
-    values = np.arange(6.0).reshape(shape)
-    following = trainer._next_values({}, paths, values, np.asarray)
-    np.testing.assert_array_equal(following, [[2.0, 0.0], [107.0, 5.0], [201.0, 302.0]])
-
-
 def test_metrics_columns_are_all_filled():
     trainer = training.Trainer(FULL)
     _, row = trainer.iterate(trainer.initial_state())

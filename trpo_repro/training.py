@@ -13,9 +13,9 @@ from absl import logging
 from trpo_repro import config as config_lib
 from trpo_repro import environments, metrics, settings
 from trpo_repro.algorithms import trust_region, weighted_regression
-from trpo_repro.estimation import baselines, returns, surrogates
+from trpo_repro.estimation import baselines, estimators
 from trpo_repro.optimization import chunks
-from trpo_repro.policies import frames, normalization
+from trpo_repro.policies import normalization
 from trpo_repro.policies import policy as policy_lib
 from trpo_repro.randomness import Key, Purpose
 from trpo_repro.sampling import episodes as episodes_lib
@@ -115,16 +115,15 @@ class Trainer:
         self.config = config
         self.environment = environment or make_environment(config)
         self.policy = make_policy(config, self.environment)
-        self._reward = np.sign if config.clip_rewards else np.asarray
         self.baseline = _make_baseline(config, self.environment.observation_space.shape[0])
-        surrogate: surrogates.Surrogate = surrogates.ImportanceSampled()
+        self.sampler: single_path.SinglePathSampler | vine.VineSampler
+        self._estimator: estimators.Estimator
         if config.sampler == "vine":
-            vine.check_restorable(self.environment)
-            vine.check_proposal(config.proposal, self.environment.action_space)
-            every_action = vine.enumerates_actions(
-                self.policy, config.rollouts_per_state, config.proposal
-            )
-            surrogate = surrogates.ActionSum() if every_action else surrogates.SelfNormalized()
+            self.sampler = vine.VineSampler(config, self.environment)
+            self._estimator = estimators.VineEstimator(config, self.policy)
+        else:
+            self.sampler = single_path.SinglePathSampler(config)
+            self._estimator = estimators.SinglePathEstimator(config, self.baseline)
         stacked_frames = self.environment.frame_stack > 1
         self._update: trust_region.PolicyUpdate | weighted_regression.WeightedRegression
         if isinstance(config.method, weighted_regression.Method):
@@ -132,9 +131,9 @@ class Trainer:
         else:
             self._update = trust_region.PolicyUpdate(
                 self.policy,
-                surrogate,
+                self._estimator.surrogate,
                 config.method,
-                separate_kl_states=config.sampler == "vine" and config.kl_states == "trunk",
+                separate_kl_states=self._estimator.separate_kl_states,
                 weighted_states=config.state_weighting == "discounted",
                 stacked_frames=stacked_frames,
                 chunk_rows=PIXEL_CHUNK_ROWS if stacked_frames else chunks.CHUNK_ROWS,
@@ -176,18 +175,29 @@ class Trainer:
         key = Key(config.seed, state.iteration)
         normalize = state.normalizer or np.asarray
         started = time.perf_counter()
-        sample = self._sample(state, key, normalize)
+        fresh = config.fresh_paths or state.environment is None
+        tasks = self.sampler.tasks(None if fresh else state.environment, key, normalize)
+        sample = self.sampler.join(self._workers.map(state.theta, tasks))
         sampled = time.perf_counter()
-        paths, fresh = sample.paths, sample.fresh
+        paths = sample.paths
         running = np.zeros(config.paths) if fresh else state.running_returns
         # Of fresh paths of full length only first episodes count: later ones that end in time
         # are the short ones.
         whole = fresh and config.path_length >= self.environment.max_episode_steps
         episodes = episodes_lib.ended_episodes(paths, running, first_only=whole)
 
-        after_paths = sample.after
         if sample.finite:
-            theta, report, baseline = self._learn(state, sample, key, normalize)
+            estimate = self._estimator(
+                sample, state.baseline, normalize, key.generator(Purpose.BASELINE_FIT)
+            )
+            theta, report = self._update(
+                state.theta,
+                self._read(estimate.rows),
+                key.generator(Purpose.FISHER_STATES),
+                estimate.kl_rows and self._read(estimate.kl_rows),
+            )
+            report = {**report, "explained_variance": estimate.explained_variance}
+            baseline = estimate.baseline
             normalizer = state.normalizer and state.normalizer.update(_flat(paths.observations))
         else:
             logging.error(
@@ -198,7 +208,6 @@ class Trainer:
             )
             theta, baseline, normalizer = state.theta, state.baseline, state.normalizer
             report = {"outcome": trust_region.Outcome.NOT_FINITE}
-            after_paths = None
             finite = np.isfinite(episodes.returns)
             episodes = dataclasses.replace(
                 episodes, returns=episodes.returns[finite], lengths=episodes.lengths[finite]
@@ -206,13 +215,13 @@ class Trainer:
         updated = time.perf_counter()
 
         recent = np.concatenate([state.recent_returns, episodes.returns])[-RECENT_EPISODES:]
-        carry = not config.fresh_paths and after_paths is not None
+        carry = not config.fresh_paths and sample.finite
         after = State(
             iteration=state.iteration + 1,
             env_steps=state.env_steps + sample.steps,
             episodes=state.episodes + episodes.count,
             theta=theta,
-            environment=after_paths if carry else None,
+            environment=sample.after if carry else None,
             running_returns=episodes.running if carry else np.zeros(config.paths),
             recent_returns=recent,
             normalizer=normalizer,
@@ -236,144 +245,9 @@ class Trainer:
         }
         return after, row
 
-    def _sample(self, state, key, normalize) -> "_Sample":
-        """Returns what the shards sampled, side by side."""
-        config = self.config
-        fresh = config.fresh_paths or state.environment is None
-        width = config.paths // config.shards
-        tasks: list[workers.Task] = []
-        for shard in range(config.shards):
-            rows = np.arange(shard * width, (shard + 1) * width)
-            settings = {
-                "key": key._replace(shard=shard),
-                "states": width if fresh else state.environment.select(rows),
-                "normalize": normalize,
-            }
-            if config.sampler == "vine":
-                task = functools.partial(
-                    vine.sample_vine,
-                    **settings,
-                    trunk_length=config.path_length,
-                    rollout_states=config.rollout_states // config.shards,
-                    rollouts_per_state=config.rollouts_per_state,
-                    rollout_length=config.rollout_length,
-                    discount=config.discount,
-                    proposal=config.proposal,
-                    reward=self._reward,
-                )
-            else:
-                task = functools.partial(_sample_paths, **settings, steps=config.path_length)
-            tasks.append(task)
-        results = self._workers.map(state.theta, tasks)
-        if config.sampler == "vine":
-            branches = vine.Vine.concatenate(results)
-            return _Sample(branches.trunks, branches.after, fresh, branches)
-        paths, after = zip(*results, strict=True)
-        joined = single_path.Trajectories.concatenate(paths)
-        return _Sample(joined, type(after[0]).concatenate(after), fresh, None)
-
-    def _learn(self, state, sample, key, normalize):
-        """Returns (θ', report, baseline state) from a finite sample."""
-        trunk_observations = sample.paths.rows()
-        if not isinstance(trunk_observations, frames.StackedFrames):
-            trunk_observations = normalize(trunk_observations)
-        trunk_rows = {
-            "observations": trunk_observations,
-            "weights": (self.config.discount ** _flat(sample.paths.elapsed)).astype(np.float32),
-        }
-        baseline, explained = state.baseline, math.nan
-        if sample.branches is None:
-            advantages, baseline, explained = self._advantages(
-                state, sample.paths, trunk_observations, key, normalize
-            )
-            rows = {
-                **trunk_rows,
-                "actions": _flat(sample.paths.actions),
-                "advantages": _flat(returns.standardize(advantages)).astype(np.float32),
-            }
-        else:
-            rows = self._vine_rows(sample.branches, trunk_rows)
-        names = self._update.row_names
-        separate = sample.branches is not None and self.config.kl_states == "trunk"
-        theta, report = self._update(
-            state.theta,
-            {name: rows[name] for name in names},
-            key.generator(Purpose.FISHER_STATES),
-            {name: trunk_rows[name] for name in names if name in trunk_rows} if separate else None,
-        )
-        return theta, {**report, "explained_variance": explained}, baseline
-
-    def _vine_rows(self, branches: vine.Vine, trunk_rows) -> dict[str, Any]:
-        # Neither a constant a state nor the scale of Q changes the step (App. I, App. C); both
-        # are taken out for float32's sake.
-        q_values = branches.q_values - branches.q_values.mean(axis=1, keepdims=True)
-        deviation = q_values.std()
-        return {
-            **{name: array[branches.rows] for name, array in trunk_rows.items()},
-            "actions": branches.actions,
-            "proposal_log_probs": branches.proposal_log_probs,
-            "q_values": (q_values / deviation if deviation > 0 else q_values).astype(np.float32),
-        }
-
-    def _advantages(self, state, paths, observations, key, normalize):
-        """Returns ([T, B] advantages, fitted baseline state, explained variance)."""
-        config = self.config
-        rewards = self._reward(paths.rewards)
-        if self.baseline is None:
-            advantages = returns.discounted_sums(rewards, paths.ends, config.discount)
-            return advantages, state.baseline, math.nan
-        elapsed = _flat(paths.elapsed)
-        values = self.baseline.predict(state.baseline, observations, elapsed)
-        values = values.reshape(paths.rewards.shape)
-        advantages = returns.generalized_advantages(
-            rewards,
-            values,
-            self._next_values(state.baseline, paths, values, normalize),
-            paths.ends,
-            config.discount,
-            config.gae_lambda,
-        )
-        targets = values + advantages
-        explained = 1.0 - np.var(targets - values) / max(np.var(targets), 1e-12)
-        fitted = self.baseline.fit(
-            state.baseline,
-            observations,
-            elapsed,
-            _flat(targets),
-            key.generator(Purpose.BASELINE_FIT),
-        )
-        return advantages, fitted, explained
-
-    def _next_values(self, baseline, paths, values, normalize):
-        """Returns V(s_{t+1}), [T, B]: 0 after termination, V of the state cut off at a cut."""
-        assert self.baseline is not None
-        following = np.concatenate([values[1:], np.zeros_like(values[:1])])
-        following[paths.terminated] = 0.0
-        t, b = np.nonzero(paths.cut)
-        if len(t):
-            following[t, b] = self.baseline.predict(
-                baseline, normalize(paths.cut_observations), paths.elapsed[t, b] + 1
-            )
-        return following
-
-
-@dataclasses.dataclass(frozen=True)
-class _Sample:
-    """What a sampler returned: paths or trunks, the states after them, and vine's branches."""
-
-    paths: single_path.Trajectories
-    after: environments.EnvironmentStates | None
-    fresh: bool
-    branches: vine.Vine | None
-
-    @property
-    def finite(self) -> bool:
-        return self.paths.finite if self.branches is None else self.branches.finite
-
-    @property
-    def steps(self) -> int:
-        """Environment steps simulated."""
-        return self.paths.rewards.size + (self.branches.branch_steps if self.branches else 0)
+    def _read(self, rows: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns those of a batch's arrays that the update reads."""
+        return {name: array for name, array in rows.items() if name in self._update.row_names}
 
 
 class Iteration(Protocol):
@@ -416,11 +290,6 @@ def _build(config: config_lib.Config) -> tuple[environments.Environment, policy_
     """Returns a worker's environment, on one simulator thread, and its policy."""
     environment = make_environment(dataclasses.replace(config, threads=1))
     return environment, make_policy(config, environment)
-
-
-def _sample_paths(*arguments, **settings):
-    """Returns trajectories and the states after them."""
-    return single_path.sample_paths(*arguments, **settings)[:2]
 
 
 def make_policy(

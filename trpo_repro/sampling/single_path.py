@@ -1,7 +1,9 @@
 """The single-path sampler (Sec. 5.1): parallel paths, all their steps used."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -120,6 +122,86 @@ class Trajectories:
         order = np.concatenate([c[p.cut] for c, p in zip(columns, parts, strict=True)])
         joined["cut_observations"] = observations[np.argsort(order)]
         return cls(**joined)
+
+
+@dataclasses.dataclass(frozen=True)
+class PathSample:
+    """Paths, and the B states after their last step."""
+
+    paths: Trajectories
+    after: environments.EnvironmentStates
+
+    @property
+    def finite(self) -> bool:
+        """Whether every observation and reward is a finite number."""
+        return self.paths.finite
+
+    @property
+    def steps(self) -> int:
+        """Environment steps simulated."""
+        return self.paths.rewards.size
+
+
+class SinglePathSampler:
+    """Sec. 5.1, in shards: the tasks to run, and their results joined."""
+
+    def __init__(self, settings: Any):
+        """Args: settings: PathSettings, SinglePathSettings and ShardSettings."""
+        self._settings = settings
+
+    def tasks(
+        self,
+        states: environments.EnvironmentStates | None,
+        key: Key,
+        normalize: Callable[[np.ndarray], np.ndarray],
+    ) -> list[Callable[..., PathSample]]:
+        """Returns a pure function of (environment, policy, θ) for every shard.
+
+        Args:
+          states: of the environments to continue from, or None to start afresh.
+          key: of the iteration.
+          normalize: [B, ...] observations → what the policy sees.
+        """
+        settings = self._settings
+        count = settings.steps_per_iteration // settings.path_length
+        return [
+            functools.partial(
+                _sample_shard, **arguments, normalize=normalize, steps=settings.path_length
+            )
+            for arguments in shard_arguments(settings.shards, count, states, key)
+        ]
+
+    def join(self, results: Sequence[PathSample]) -> PathSample:
+        """Returns the paths of all shards side by side."""
+        after = [result.after for result in results]
+        return PathSample(
+            Trajectories.concatenate([result.paths for result in results]),
+            type(after[0]).concatenate(after),
+        )
+
+
+def shard_arguments(
+    shards: int, count: int, states: environments.EnvironmentStates | None, key: Key
+) -> Iterator[dict[str, Any]]:
+    """Yields each shard's key, and its states or the number of its fresh ones.
+
+    Args:
+      shards: a divisor of `count`.
+      count: paths of all shards together.
+      states: `count` states to continue from, or None to start afresh.
+      key: of the iteration.
+    """
+    width = count // shards
+    for shard in range(shards):
+        chosen = np.arange(shard * width, (shard + 1) * width)
+        yield {
+            "key": key._replace(shard=shard),
+            "states": width if states is None else states.select(chosen),
+        }
+
+
+def _sample_shard(*arguments, **settings) -> PathSample:
+    return PathSample(*sample_paths(*arguments, **settings)[:2])
 
 
 def sample_paths(

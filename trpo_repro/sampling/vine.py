@@ -1,7 +1,9 @@
 """The vine sampler (Sec. 5.2): branches from restored simulator states."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -60,6 +62,16 @@ class Vine:
     branch_steps: int
 
     @property
+    def paths(self) -> single_path.Trajectories:
+        """The trunks."""
+        return self.trunks
+
+    @property
+    def steps(self) -> int:
+        """Environment steps simulated, by trunks and branches."""
+        return self.trunks.rewards.size + self.branch_steps
+
+    @property
     def finite(self) -> bool:
         """Whether every observation, reward and Q-value is a finite number."""
         return self.trunks.finite and bool(np.isfinite(self.q_values).all())
@@ -83,6 +95,60 @@ class Vine:
             np.concatenate([part.q_values for part in parts]),
             sum(part.branch_steps for part in parts),
         )
+
+
+class VineSampler:
+    """Sec. 5.2, in shards: the tasks to run, and their results joined."""
+
+    def __init__(self, settings: Any, environment: environments.Environment):
+        """Checks that the environment can be branched from.
+
+        Args:
+          settings: PathSettings, VineSettings, ReturnSettings and ShardSettings.
+          environment: to sample in.
+
+        Raises:
+          ValueError: the environment cannot restore states, or the proposal does not cover the
+            policy's actions.
+        """
+        check_restorable(environment)
+        check_proposal(settings.proposal, environment.action_space)
+        self._settings = settings
+
+    def tasks(
+        self,
+        states: environments.EnvironmentStates | None,
+        key: Key,
+        normalize: Callable[[np.ndarray], np.ndarray],
+    ) -> list[Callable[..., Vine]]:
+        """Returns a pure function of (environment, policy, θ) for every shard.
+
+        Args:
+          states: that the trunks continue from, or None to start afresh.
+          key: of the iteration.
+          normalize: [B, ...] observations → what the policy sees.
+        """
+        settings = self._settings
+        shards = single_path.shard_arguments(settings.shards, settings.trunks, states, key)
+        return [
+            functools.partial(
+                sample_vine,
+                **arguments,
+                normalize=normalize,
+                trunk_length=settings.path_length,
+                rollout_states=settings.rollout_states // settings.shards,
+                rollouts_per_state=settings.rollouts_per_state,
+                rollout_length=settings.rollout_length,
+                discount=settings.discount,
+                proposal=settings.proposal,
+                reward=np.sign if settings.clip_rewards else np.asarray,
+            )
+            for arguments in shards
+        ]
+
+    def join(self, results: Sequence[Vine]) -> Vine:
+        """Returns the trunks of all shards side by side, and their branches, in order."""
+        return Vine.concatenate(results)
 
 
 def sample_vine(

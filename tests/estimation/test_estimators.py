@@ -1,0 +1,71 @@
+"""From samples to batches: what is bootstrapped, weighted and centered."""
+
+import numpy as np
+
+from trpo_repro.environments import cartpole
+from trpo_repro.estimation import estimators
+from trpo_repro.policies import policy as policy_lib
+from trpo_repro.randomness import Key
+from trpo_repro.sampling import single_path, vine
+
+
+def _setting():
+    environment = cartpole.CartPole()
+    policy = policy_lib.multilayer_perceptron_policy(
+        environment.observation_space,
+        environment.action_space,
+        hidden_sizes=(),
+        activation="tanh",
+        seed=0,
+    )
+    return environment, policy, policy.network.initial_parameters()
+
+
+def test_next_values_bootstrap_cuts_and_not_terminations():
+    class _Constant:
+        def predict(self, state, observations, elapsed):
+            return observations[:, 0].astype(np.float64) + elapsed
+
+    shape = (3, 2)
+    terminated = np.array([[False, True], [False, False], [False, False]])
+    truncated = np.array([[False, False], [True, False], [False, False]])
+    elapsed = np.array([[5, 9], [6, 0], [0, 1]])
+    cut = np.array([[100.0], [200.0], [300.0]], np.float32)  # (1, 0), (2, 0), (2, 1)
+    zeros = np.zeros((*shape, 1), np.float32)
+    paths = single_path.Trajectories(
+        zeros, zeros, np.zeros(shape), terminated, truncated, elapsed, cut
+    )
+    values = np.arange(6.0).reshape(shape)
+    next_values = estimators.bootstrapped_values(_Constant(), {}, paths, values, np.asarray)
+    np.testing.assert_array_equal(next_values, [[2.0, 0.0], [107.0, 5.0], [201.0, 302.0]])
+
+
+def test_states_are_weighted_by_their_time_in_the_episode():
+    """An untrained cart-pole falls within 200 steps: times start again inside the paths."""
+    paths, *_ = single_path.sample_paths(*_setting(), Key(0), steps=200, states=3)
+    states = estimators.state_rows(paths, 0.9, lambda x: 2 * x)
+    np.testing.assert_array_equal(states["observations"].reshape(200, 3, 4), 2 * paths.observations)
+    time = np.zeros(3, int)
+    for t in range(200):
+        np.testing.assert_allclose(states["weights"].reshape(200, 3)[t], 0.9**time, rtol=1e-6)
+        time = np.where(paths.terminated[t] | paths.truncated[t], 0, time + 1)
+
+
+def test_q_values_of_a_state_have_mean_zero_and_its_own_observation():
+    sample = vine.sample_vine(
+        *_setting(),
+        Key(0),
+        states=2,
+        trunk_length=50,
+        rollout_states=9,
+        rollouts_per_state=3,
+        rollout_length=5,
+        discount=0.9,
+    )
+    states = estimators.state_rows(sample.paths, 0.9, np.asarray)
+    rows = estimators.vine_rows(sample, states)
+    np.testing.assert_allclose(rows["q_values"].sum(axis=1), 0.0, atol=1e-12)
+    differences = np.diff(rows["q_values"], axis=1)
+    np.testing.assert_allclose(differences, np.diff(sample.q_values, axis=1), atol=1e-12)
+    t, b = np.divmod(sample.rows, 2)
+    np.testing.assert_array_equal(rows["observations"], sample.paths.observations[t, b])
