@@ -24,7 +24,7 @@ from mujoco import rollout as mujoco_rollout
 from experiments import cli, configs
 from trpo_repro import config as config_lib
 from trpo_repro import environments, training
-from trpo_repro.algorithms import trust_region
+from trpo_repro.algorithms import policy_update
 from trpo_repro.environments import mujoco as mujoco_environments
 from trpo_repro.estimation import surrogates
 from trpo_repro.randomness import Key
@@ -313,14 +313,14 @@ def _products() -> tuple[float, float]:
     vector = tf.random.stateless_normal(theta.shape, [0, 0])
 
     def batch():
-        return trust_region.Batch(
+        return policy_update.ChunkedMeans(
             trainer.policy,
             surrogates.ImportanceSampled(),
             theta,
             tensors,
             None,
             {"observations": tensors["observations"]},
-            trust_region.chunks.CHUNK_ROWS,
+            policy_update.chunks.CHUNK_ROWS,
         )
 
     # Both graphs compute the old distributions first; the product prunes them away, so the

@@ -22,7 +22,7 @@ ALLOWED = {
     "estimation": {"optimization", "policies", "sampling", "settings"},
     "algorithms": {"estimation", "optimization", "policies", "randomness", "settings"},
     "black_box": {
-        "algorithms",
+        "optimization",
         "config",
         "environments",
         "metrics",
@@ -30,7 +30,15 @@ ALLOWED = {
         "sampling",
         "training",
     },
-    "config": {"algorithms", "environments", "estimation", "policies", "sampling", "settings"},
+    "config": {
+        "algorithms",
+        "environments",
+        "estimation",
+        "optimization",
+        "policies",
+        "sampling",
+        "settings",
+    },
     "diagnostics": {"environments", "estimation", "policies", "randomness", "sampling"},
     "runs": {"black_box", "checkpoint", "config", "metrics", "policies", "training"},
     "training": {

@@ -11,7 +11,7 @@ from absl import logging
 
 from trpo_repro import config as config_lib
 from trpo_repro import environments, metrics, training
-from trpo_repro.algorithms import trust_region
+from trpo_repro.optimization import trust_region
 from trpo_repro.randomness import Key, Purpose
 from trpo_repro.sampling import population
 

@@ -3,9 +3,10 @@
 import dataclasses
 
 from trpo_repro import environments
-from trpo_repro.algorithms import cem, cma, trust_region, weighted_regression
+from trpo_repro.algorithms import cem, cma, weighted_regression
 from trpo_repro.environments import atari, mujoco
 from trpo_repro.estimation import baselines, returns
+from trpo_repro.optimization import trust_region
 from trpo_repro.policies import networks, normalization
 from trpo_repro.sampling import population, single_path, vine, workers
 from trpo_repro.settings import Group, check, require, setting

@@ -12,9 +12,9 @@ from absl import logging
 
 from trpo_repro import config as config_lib
 from trpo_repro import environments, metrics, settings
-from trpo_repro.algorithms import trust_region, weighted_regression
+from trpo_repro.algorithms import policy_update, weighted_regression
 from trpo_repro.estimation import baselines, estimators
-from trpo_repro.optimization import chunks
+from trpo_repro.optimization import chunks, trust_region
 from trpo_repro.policies import normalization
 from trpo_repro.policies import policy as policy_lib
 from trpo_repro.randomness import Key, Purpose
@@ -125,11 +125,11 @@ class Trainer:
             self.sampler = single_path.SinglePathSampler(config)
             self._estimator = estimators.SinglePathEstimator(config, self.baseline)
         stacked_frames = self.environment.frame_stack > 1
-        self._update: trust_region.PolicyUpdate | weighted_regression.WeightedRegression
+        self._update: policy_update.PolicyUpdate | weighted_regression.WeightedRegression
         if isinstance(config.method, weighted_regression.Method):
             self._update = weighted_regression.WeightedRegression(self.policy, config.method)
         else:
-            self._update = trust_region.PolicyUpdate(
+            self._update = policy_update.PolicyUpdate(
                 self.policy,
                 self._estimator.surrogate,
                 config.method,

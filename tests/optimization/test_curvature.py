@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trpo_repro.algorithms import trust_region
+from trpo_repro.algorithms import policy_update
 from trpo_repro.estimation import surrogates
-from trpo_repro.optimization import curvature
+from trpo_repro.optimization import curvature, trust_region
 from trpo_repro.policies import policy as policy_lib
 
 SPACES = {
@@ -92,7 +92,7 @@ def _product(setting, kind, chunk_rows=7):
         "advantages": tf.zeros(len(observations)),
     }
     fisher = rows if kind is trust_region.Curvature.EMPIRICAL else {"observations": observations}
-    batch = trust_region.Batch(
+    batch = policy_update.ChunkedMeans(
         policy, surrogates.ImportanceSampled(), theta, rows, None, fisher, chunk_rows
     )
     product = {
@@ -131,7 +131,7 @@ def test_empirical_product_of_many_weighted_actions_a_state(setting):
         "proposal_log_probs": tf.zeros(shape),
         "q_values": tf.zeros(shape),
     }
-    batch = trust_region.Batch(
+    batch = policy_update.ChunkedMeans(
         policy, surrogates.SelfNormalized(), theta, rows, None, rows, chunk_rows=4
     )
     scores = _scores(policy, theta, repeated, actions).reshape(*shape, -1)
@@ -173,7 +173,7 @@ def test_largest_quadratic_kl_is_the_largest_of_one_state(setting):
     policy, theta, observations, actions = setting
     vector = tf.constant(np.random.default_rng(2).standard_normal(theta.shape))
     rows = {"observations": observations, "actions": actions, "advantages": tf.zeros(11)}
-    batch = trust_region.Batch(
+    batch = policy_update.ChunkedMeans(
         policy, surrogates.ImportanceSampled(), theta, rows, None, {"observations": observations}, 7
     )
     single = [

@@ -7,9 +7,10 @@ import pytest
 
 from experiments import configs
 from trpo_repro import training
-from trpo_repro.algorithms import trust_region
+from trpo_repro.algorithms import policy_update
 from trpo_repro.environments import atari
 from trpo_repro.estimation import surrogates
+from trpo_repro.optimization import trust_region
 from trpo_repro.policies import frames
 from trpo_repro.randomness import Key
 from trpo_repro.sampling import single_path, vine
@@ -127,7 +128,7 @@ def test_update_from_indices_is_the_update_from_observations(separate, method):
     }
     results = []
     for stacked in (True, False):
-        update = trust_region.PolicyUpdate(
+        update = policy_update.PolicyUpdate(
             policy,
             surrogates.ImportanceSampled(),
             trust_region.Method(**{**vars(trust_region.METHODS[method]), "damping": 0.1}),

@@ -20,9 +20,9 @@ import numpy as np
 import tensorflow as tf
 from scipy import optimize
 
-from trpo_repro.algorithms import trust_region
+from trpo_repro.algorithms import policy_update
 from trpo_repro.estimation import baselines, surrogates
-from trpo_repro.optimization import chunks
+from trpo_repro.optimization import chunks, trust_region
 from trpo_repro.policies import policy as policy_lib
 from trpo_repro.settings import Group, setting
 
@@ -165,7 +165,9 @@ class WeightedRegression:
         self.row_names = tuple(rows)
 
         def compare(old, new, rows):
-            batch = trust_region.Batch(policy, surrogate, old, rows, None, rows, chunks.CHUNK_ROWS)
+            batch = policy_update.ChunkedMeans(
+                policy, surrogate, old, rows, None, rows, chunks.CHUNK_ROWS
+            )
             return batch.evaluate(old), batch.evaluate(new), batch.mean_entropy()
 
         weighted = {
@@ -184,7 +186,7 @@ class WeightedRegression:
         generator: np.random.Generator | None = None,
         kl_rows: Mapping[str, np.ndarray] | None = None,
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Returns (θ', report by name); called as `trust_region.PolicyUpdate` is.
+        """Returns (θ', report by name); called as `policy_update.PolicyUpdate` is.
 
         Args:
           theta: [P], the parameters that the rows were sampled with.

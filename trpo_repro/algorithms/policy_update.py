@@ -1,256 +1,14 @@
-"""The trust-region family: one engine, exchangeable parts.
+"""The policy's update: the trust-region step over a batch in chunks, compiled into one graph."""
 
-`trust_region_step` knows callables over flat vectors; `PolicyUpdate` makes these callables
-from a policy, a surrogate and a batch, and compiles the whole step into one graph.
-"""
-
-import dataclasses
-import enum
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from trpo_repro.estimation import surrogates
-from trpo_repro.optimization import chunks, conjugate_gradient, curvature, line_search
+from trpo_repro.optimization import chunks, curvature, trust_region
 from trpo_repro.policies import policy as policy_lib
-from trpo_repro.settings import Group, setting
-
-
-class Curvature(enum.Enum):
-    """The matrix A of the step direction A⁻¹g."""
-
-    FISHER = "analytic Fisher matrix, JᵀMJ"
-    KL_HESSIAN = "Hessian of the mean KL by nested tapes"
-    EMPIRICAL = "covariance of the scores of sampled actions"
-    IDENTITY = "identity"
-
-
-class Constraint(enum.Enum):
-    """What is held below the KL limit."""
-
-    MEAN_KL = "mean over states of KL(old ‖ new), eq. 12"
-    MAX_KL = "largest KL(old ‖ new) of a state, eq. 11"
-
-
-class StepRule(enum.Enum):
-    """How far to go along the step direction."""
-
-    LINE_SEARCH = "backtrack from the KL limit until surrogate and KL agree"
-    KL_LIMIT = "to the KL limit of the quadratic model, unchecked"
-    FIXED = "a fixed multiple of the direction"
-
-
-@dataclasses.dataclass(frozen=True)
-class KLLimitSettings(Group, title="Trust region", readers="the algorithms with a KL limit"):
-    kl_limit: float = setting(0.01, "Trust region size δ, in nats", above=0)
-
-    @staticmethod
-    def is_read(config):
-        return _row_has(config, lambda row: row.step is not StepRule.FIXED)
-
-
-@dataclasses.dataclass(frozen=True)
-class CurvatureSettings(
-    Group, title="Step direction", readers="the algorithms with a Fisher matrix"
-):
-    cg_iterations: int = setting(10, "Conjugate gradient iterations k", at_least=1)
-    damping: float = setting(0.0, "Multiple of the identity added to the Fisher matrix", at_least=0)
-    fisher_fraction: float = setting(
-        0.1, "Fraction of states used in Fisher-vector products", above=0, at_most=1
-    )
-
-    @staticmethod
-    def is_read(config):
-        return _row_has(config, lambda row: row.curvature is not Curvature.IDENTITY)
-
-
-@dataclasses.dataclass(frozen=True)
-class LineSearchSettings(Group, title="Line search", readers="the algorithms with a line search"):
-    backtrack_factor: float = setting(
-        0.8, "Factor by which the line search shrinks a refused step", above=0, below=1
-    )
-    max_backtracks: int = setting(
-        15, "Steps that the line search may refuse before it gives up", at_least=0
-    )
-
-    @staticmethod
-    def is_read(config):
-        return _row_has(config, lambda row: row.step is StepRule.LINE_SEARCH)
-
-
-@dataclasses.dataclass(frozen=True)
-class FixedStepSettings(Group, title="Fixed step", readers="the algorithms with a fixed step"):
-    step_size: float = setting(0.1, "Step 1/λ along the step direction", above=0)
-
-    @staticmethod
-    def is_read(config):
-        return _row_has(config, lambda row: row.step is StepRule.FIXED)
-
-
-@dataclasses.dataclass(frozen=True)
-class StateWeightingSettings(Group, title="State weighting", readers="the trust-region family"):
-    state_weighting: str = setting(
-        "equal",
-        "Weights of states in the surrogate, the mean KL and the Fisher matrix; discounted is γᵗ "
-        "for a state t steps into its episode (eqs. 3, 12 and 14)",
-        choices=("equal", "discounted"),
-    )
-
-    @staticmethod
-    def is_read(config):
-        return config.algorithm in METHODS
-
-
-def _row_has(config, condition: "Callable[[Method], bool]") -> bool:
-    return config.algorithm in METHODS and condition(METHODS[config.algorithm])
-
-
-@dataclasses.dataclass(frozen=True)
-class Method(KLLimitSettings, CurvatureSettings, LineSearchSettings, FixedStepSettings):
-    """A member of the family: a row of its table, and the numbers of the parts.
-
-    Attributes:
-      curvature: see Curvature.
-      constraint: see Constraint; the fixed step has none.
-      step: see StepRule.
-    """
-
-    curvature: Curvature = Curvature.FISHER
-    constraint: Constraint = Constraint.MEAN_KL
-    step: StepRule = StepRule.LINE_SEARCH
-
-
-METHODS: dict[str, Method] = {
-    "trpo": Method(),
-    "max_kl": Method(constraint=Constraint.MAX_KL),
-    "empirical_fim": Method(curvature=Curvature.EMPIRICAL),
-    "truncated_natural_gradient": Method(step=StepRule.KL_LIMIT),
-    "natural_gradient": Method(step=StepRule.FIXED),
-    "vanilla_policy_gradient": Method(curvature=Curvature.IDENTITY, step=StepRule.FIXED),
-}
-
-
-class Outcome(enum.IntEnum):
-    """What became of a step; all but ACCEPTED leave θ bit for bit as it was."""
-
-    ACCEPTED = 0
-    LINE_SEARCH_FAILED = 1
-    NONPOSITIVE_CURVATURE = 2
-    NOT_FINITE = 3
-
-
-class Evaluation(NamedTuple):
-    """Objective and divergences at a candidate, scalars."""
-
-    surrogate: tf.Tensor
-    mean_kl: tf.Tensor
-    max_kl: tf.Tensor
-
-
-class Problem(NamedTuple):
-    """What the engine may ask about an objective near θ.
-
-    Attributes:
-      gradient: () → (objective, [P] gradient) at θ.
-      product: [P] v → A v.
-      quadratic_kl: [P] s → sᵀA s in the metric of the constraint: twice the KL of step s.
-      evaluate: [P] θ' → Evaluation.
-    """
-
-    gradient: Callable[[], tuple[tf.Tensor, tf.Tensor]]
-    product: Callable[[tf.Tensor], tf.Tensor]
-    quadratic_kl: Callable[[tf.Tensor], tf.Tensor]
-    evaluate: Callable[[tf.Tensor], Evaluation]
-
-
-class Report(NamedTuple):
-    """Scalars about one step; see WORKSPACE.md, Metrics. KLs are those of the last candidate."""
-
-    surrogate_before: tf.Tensor
-    surrogate_after: tf.Tensor
-    mean_kl: tf.Tensor
-    max_kl: tf.Tensor
-    gradient_norm: tf.Tensor
-    step_norm: tf.Tensor
-    cg_residual: tf.Tensor
-    backtracks: tf.Tensor
-    outcome: tf.Tensor
-
-
-def trust_region_step(
-    theta: tf.Tensor, problem: Problem, method: Method
-) -> tuple[tf.Tensor, Report]:
-    """Returns (θ', report): one maximizing step of `method` from θ (Sec. 6, App. C)."""
-    before, gradient = problem.gradient()
-    gradient_finite = tf.reduce_all(tf.math.is_finite(gradient))
-    gradient = tf.where(gradient_finite, gradient, tf.zeros_like(gradient))
-
-    if method.curvature is Curvature.IDENTITY:
-        direction, residual = gradient, tf.zeros_like(before)
-        positive = finite = tf.constant(True)
-    else:
-        damping = tf.constant(method.damping, theta.dtype)
-        solution = conjugate_gradient.conjugate_gradient(
-            lambda v: problem.product(v) + damping * v, gradient, iterations=method.cg_iterations
-        )
-        direction, residual = solution.x, solution.relative_residual
-        positive = solution.positive
-        finite = solution.finite & tf.reduce_all(tf.math.is_finite(direction))
-
-    if method.step is StepRule.FIXED:
-        step = tf.constant(method.step_size, theta.dtype) * direction
-    else:
-        quadratic = problem.quadratic_kl(direction)
-        # A zero gradient leaves a zero direction: no step, and no defect of the curvature.
-        still = tf.reduce_all(tf.equal(direction, 0))
-        positive &= (quadratic > 0) | still
-        finite &= tf.math.is_finite(quadratic)
-        ratio = tf.math.divide_no_nan(2 * tf.constant(method.kl_limit, theta.dtype), quadratic)
-        step = tf.sqrt(tf.maximum(ratio, 0)) * direction
-
-    usable = gradient_finite & positive & finite
-    step = tf.where(usable, step, tf.zeros_like(step))
-
-    def acceptable(at: Evaluation) -> tf.Tensor:
-        kl = at.max_kl if method.constraint is Constraint.MAX_KL else at.mean_kl
-        return (at.surrogate > before) & (kl <= tf.constant(method.kl_limit, kl.dtype)) | ~usable
-
-    if method.step is StepRule.LINE_SEARCH:
-        search = line_search.backtracking_line_search(
-            theta,
-            step,
-            problem.evaluate,
-            acceptable,
-            factor=method.backtrack_factor,
-            max_backtracks=method.max_backtracks,
-        )
-    else:
-        at = problem.evaluate(theta + step)
-        search = line_search.Search(theta + step, tf.constant(True), tf.constant(0), at)
-    at = search.evaluation
-    evaluation_finite = tf.reduce_all(tf.math.is_finite(tf.stack(tf.nest.flatten(at))))
-    if method.step is not StepRule.LINE_SEARCH:
-        finite &= evaluation_finite
-
-    outcome = tf.where(search.accepted, int(Outcome.ACCEPTED), int(Outcome.LINE_SEARCH_FAILED))
-    outcome = tf.where(positive, outcome, int(Outcome.NONPOSITIVE_CURVATURE))
-    outcome = tf.where(gradient_finite & finite, outcome, int(Outcome.NOT_FINITE))
-    accepted = tf.equal(outcome, int(Outcome.ACCEPTED))
-    theta_after = tf.where(accepted, search.theta, theta)
-    report = Report(
-        surrogate_before=before,
-        surrogate_after=tf.where(accepted, at.surrogate, before),
-        mean_kl=at.mean_kl,
-        max_kl=at.max_kl,
-        gradient_norm=tf.norm(gradient),
-        step_norm=tf.norm(theta_after - theta),
-        cg_residual=residual,
-        backtracks=search.backtracks,
-        outcome=outcome,
-    )
-    return theta_after, report
 
 
 class PolicyUpdate:
@@ -264,7 +22,7 @@ class PolicyUpdate:
         self,
         policy: policy_lib.Policy,
         surrogate: surrogates.Surrogate,
-        method: Method,
+        method: trust_region.Method,
         *,
         separate_kl_states: bool = False,
         weighted_states: bool = False,
@@ -306,7 +64,7 @@ class PolicyUpdate:
                 tf.TensorSpec([policy.network.size], policy.network.dtype, "theta"),
                 rows,
                 states,
-                rows if method.curvature is Curvature.EMPIRICAL else states,
+                rows if method.curvature is trust_region.Curvature.EMPIRICAL else states,
                 store,
             ],
         )
@@ -339,13 +97,13 @@ class PolicyUpdate:
         states = {name: rows[name] for name in self._state_names} if kl_rows is None else kl_rows
         # What the graph does not read when surrogate and constraint share their states.
         apart = {name: array[:0] for name, array in states.items()} if kl_rows is None else states
-        source = rows if self._method.curvature is Curvature.EMPIRICAL else states
+        source = rows if self._method.curvature is trust_region.Curvature.EMPIRICAL else states
         chosen = self._choose(len(source["observations"]), generator)
         fisher = {name: array[chosen] for name, array in source.items()}
         after, report, entropy = self._step(theta, dict(rows), dict(apart), fisher, store)
         values = {name: value.numpy() for name, value in report._asdict().items()}
         values["entropy"] = entropy.numpy()
-        values["outcome"] = Outcome(int(values["outcome"]))
+        values["outcome"] = trust_region.Outcome(int(values["outcome"]))
         return after.numpy(), values
 
     def _choose(self, size: int, generator: np.random.Generator) -> np.ndarray | slice:
@@ -355,7 +113,7 @@ class PolicyUpdate:
         return np.sort(generator.choice(size, count, replace=False))
 
     def _step_in_graph(self, theta, rows, kl_rows, fisher, store):
-        batch = Batch(
+        batch = ChunkedMeans(
             self._policy,
             self._surrogate,
             theta,
@@ -366,20 +124,20 @@ class PolicyUpdate:
             store if self._stacked else None,
         )
         products = {
-            Curvature.FISHER: batch.fisher_product,
-            Curvature.KL_HESSIAN: batch.kl_hessian_product,
-            Curvature.EMPIRICAL: batch.empirical_product,
-            Curvature.IDENTITY: lambda v: v,
+            trust_region.Curvature.FISHER: batch.fisher_product,
+            trust_region.Curvature.KL_HESSIAN: batch.kl_hessian_product,
+            trust_region.Curvature.EMPIRICAL: batch.empirical_product,
+            trust_region.Curvature.IDENTITY: lambda v: v,
         }
         product = products[self._method.curvature]
         quadratic_kl = batch.largest_quadratic_kl
-        if self._method.constraint is Constraint.MEAN_KL:
+        if self._method.constraint is trust_region.Constraint.MEAN_KL:
             quadratic_kl = lambda s: tf.tensordot(s, product(s), 1)  # noqa: E731
-        problem = Problem(batch.gradient, product, quadratic_kl, batch.evaluate)
-        return (*trust_region_step(theta, problem, self._method), batch.mean_entropy())
+        problem = trust_region.Problem(batch.gradient, product, quadratic_kl, batch.evaluate)
+        return (*trust_region.trust_region_step(theta, problem, self._method), batch.mean_entropy())
 
 
-class Batch:
+class ChunkedMeans:
     """Chunked means over one batch, as functions of flat vectors; lives while a graph is traced.
 
     Means over states are weighted where rows hold `weights`.
@@ -432,7 +190,7 @@ class Batch:
             (surrogate,) = self._reduce(of_chunk, self._rows, (self._zero,))
             kl, max_kl = self._reduce(kl_of_chunk, self._kl_rows, (self._zero,) * 2, fold)
             kl_weight = self._weight(self._kl_rows)
-        return Evaluation(surrogate / self._weight(self._rows), kl / kl_weight, max_kl)
+        return trust_region.Evaluation(surrogate / self._weight(self._rows), kl / kl_weight, max_kl)
 
     def mean_entropy(self):
         """Returns the mean entropy of the old policy over the surrogate's states, in nats."""

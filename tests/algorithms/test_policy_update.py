@@ -1,0 +1,198 @@
+"""Policy updates: TRPO's promises, recomputed from the policy itself."""
+
+import dataclasses
+
+import gymnasium
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from trpo_repro.algorithms import policy_update
+from trpo_repro.environments import tabular
+from trpo_repro.estimation import returns, surrogates
+from trpo_repro.optimization import trust_region
+from trpo_repro.optimization.trust_region import Constraint, Method, Outcome
+from trpo_repro.policies import policy as policy_lib
+from trpo_repro.randomness import Key
+from trpo_repro.sampling import single_path
+from trpo_repro.theory import mdp
+
+
+def _policy(kind="gaussian", dtype="float32"):
+    spaces = gymnasium.spaces
+    space = spaces.Box(-1, 1, (2,)) if kind == "gaussian" else spaces.Discrete(4)
+    return policy_lib.multilayer_perceptron_policy(
+        spaces.Box(-np.inf, np.inf, (3,)),
+        space,
+        hidden_sizes=(8,),
+        activation="softplus",
+        seed=0,
+        output_scale=1.0,
+        dtype=dtype,
+    )
+
+
+def _rows(policy, theta, count=500, seed=0):
+    generator = np.random.default_rng(seed)
+    observations = generator.standard_normal((count, 3)).astype(policy.observation_dtype.name)
+    actions = policy.sample(theta, observations, policy.family.draw_noise(generator, (count,)))
+    first = actions[:, 0] if actions.ndim == 2 else actions
+    advantages = (observations[:, 0] * first + generator.standard_normal(count)).astype("f4")
+    return {"observations": observations, "actions": actions, "advantages": advantages}
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "categorical"])
+@pytest.mark.parametrize("name", ["trpo", "max_kl", "empirical_fim"])
+@pytest.mark.parametrize("seed", range(3))
+def test_accepted_steps_keep_the_promise(kind, name, seed):
+    """KL(old ‖ new) ≤ δ and a better surrogate, recomputed here from the policy itself."""
+    policy = _policy(kind)
+    theta = policy.network.initial_parameters()
+    rows = _rows(policy, theta, seed=seed)
+    method = trust_region.METHODS[name]
+    update = policy_update.PolicyUpdate(policy, surrogates.ImportanceSampled(), method)
+    after, report = update(theta, rows, np.random.default_rng(0))
+    assert report["outcome"] is Outcome.ACCEPTED
+    old, new = (policy.network(x, rows["observations"]) for x in (theta, after))
+    kl = policy.family.kl(old, new).numpy()
+    bound = kl.max() if method.constraint is Constraint.MAX_KL else kl.mean()
+    assert bound <= 0.01 * (1 + 1e-4)  # float32 sums in another order
+    assert kl.mean() == pytest.approx(report["mean_kl"], rel=1e-3)
+    assert kl.max() == pytest.approx(report["max_kl"], rel=1e-3)
+    ratio = np.exp(
+        policy.family.log_prob(new, rows["actions"]) - policy.family.log_prob(old, rows["actions"])
+    )
+    surrogate = np.mean(ratio * rows["advantages"])
+    assert surrogate == pytest.approx(report["surrogate_after"], rel=1e-3, abs=1e-6)
+    assert surrogate > rows["advantages"].mean()
+
+
+def test_kl_is_zero_before_the_step():
+    """mean_kl(θ_old, θ_old) = 0: the evaluation compares with the distribution of this θ."""
+    policy = _policy(dtype="float64")
+    theta = tf.constant(policy.network.initial_parameters())
+    rows = {name: tf.constant(array) for name, array in _rows(policy, theta).items()}
+    batch = policy_update.ChunkedMeans(
+        policy, surrogates.ImportanceSampled(), theta, rows, None, rows, 64
+    )
+    at = batch.evaluate(theta)
+    assert abs(float(at.mean_kl)) < 1e-15
+    assert float(at.max_kl) < 1e-15
+    assert float(at.surrogate) == pytest.approx(rows["advantages"].numpy().mean(), abs=1e-7)
+
+
+def test_subsampling_touches_the_fisher_product_only():
+    """Surrogate and its gradient are those of all rows; a tenth of the states changes neither."""
+    policy = _policy()
+    theta = policy.network.initial_parameters()
+    rows = _rows(policy, theta)
+    reports = []
+    for fraction in (1.0, 0.1):
+        method = dataclasses.replace(trust_region.METHODS["trpo"], fisher_fraction=fraction)
+        update = policy_update.PolicyUpdate(policy, surrogates.ImportanceSampled(), method)
+        reports.append(update(theta, rows, np.random.default_rng(0))[1])
+    for name in ("surrogate_before", "gradient_norm", "entropy"):
+        assert reports[0][name] == reports[1][name]
+    assert reports[0]["step_norm"] != reports[1]["step_norm"]
+
+
+def test_separate_states_carry_constraint_and_curvature():
+    """With the surrogate's own states given separately, nothing changes but rounding."""
+    policy = _policy(dtype="float64")
+    theta = policy.network.initial_parameters()
+    rows = _rows(policy, theta)
+    method = dataclasses.replace(trust_region.METHODS["trpo"], fisher_fraction=1.0)
+    together = policy_update.PolicyUpdate(policy, surrogates.ImportanceSampled(), method)
+    apart = policy_update.PolicyUpdate(
+        policy, surrogates.ImportanceSampled(), method, separate_kl_states=True
+    )
+    first, _ = together(theta, rows, np.random.default_rng(0))
+    second, _ = apart(theta, rows, np.random.default_rng(0), {"observations": rows["observations"]})
+    np.testing.assert_allclose(first, second, rtol=1e-9, atol=1e-12)
+    elsewhere, report = apart(
+        theta, rows, np.random.default_rng(0), {"observations": 3 * rows["observations"]}
+    )
+    assert report["mean_kl"] <= 0.01
+    assert np.abs(elsewhere - first).max() > 1e-6
+
+
+def test_batch_length_does_not_retrace():
+    policy = _policy()
+    theta = policy.network.initial_parameters()
+    update = policy_update.PolicyUpdate(policy, surrogates.ImportanceSampled(), Method())
+    for count in (300, 500, 7):
+        update(theta, _rows(policy, theta, count), np.random.default_rng(0))
+    assert update._step.experimental_get_tracing_count() == 1
+
+
+@pytest.mark.parametrize("hidden_sizes", [(), (8,)])
+@pytest.mark.parametrize("cg_iterations", [10, 20])
+def test_every_step_on_a_discrete_process_is_accepted(hidden_sizes, cg_iterations):
+    """60 updates in float32: a softmax's Fisher matrix is singular, and conjugate gradient meets
+    rounding where its direction has no curvature. No gradient here is zero."""
+    process = mdp.random_mdp(0, states=4, actions=3, discount=0.8)
+    environment = tabular.Tabular(
+        process.transitions, process.rewards, process.initial, max_episode_steps=50
+    )
+    policy = policy_lib.multilayer_perceptron_policy(
+        environment.observation_space,
+        environment.action_space,
+        hidden_sizes=hidden_sizes,
+        activation="tanh",
+        seed=0,
+    )
+    update = policy_update.PolicyUpdate(
+        policy, surrogates.ImportanceSampled(), Method(cg_iterations=cg_iterations)
+    )
+    theta = policy.network.initial_parameters()
+    for i in range(60):
+        paths, *_ = single_path.sample_paths(
+            environment, policy, theta, Key(0, i), steps=50, states=20
+        )
+        advantages = returns.discounted_sums(paths.rewards, paths.ends, process.discount)
+        rows = {
+            "observations": paths.rows(),
+            "actions": paths.actions.ravel(),
+            "advantages": returns.standardize(advantages).ravel().astype(np.float32),
+        }
+        theta, report = update(theta, rows, np.random.default_rng(i))
+        assert report["gradient_norm"] > 0
+        assert report["outcome"] is Outcome.ACCEPTED
+
+
+def test_weights_of_states_are_repetitions():
+    """A state of weight 2 counts as two states of weight 1, in surrogate, constraint and Fisher
+    matrix of each method; 1e-7: float64 policies, and standardized advantages in float32."""
+    policy = _policy(dtype="float64")
+    theta = policy.network.initial_parameters()
+    rows = _rows(policy, theta, 60)
+    weights = np.random.default_rng(0).integers(0, 4, 60)
+    repeated = {name: np.repeat(array, weights, axis=0) for name, array in rows.items()}
+    for name in ("trpo", "empirical_fim", "max_kl"):
+        method = dataclasses.replace(trust_region.METHODS[name], fisher_fraction=1.0)
+        arguments = (policy, surrogates.ImportanceSampled(), method)
+        plain = policy_update.PolicyUpdate(*arguments)
+        weighted = policy_update.PolicyUpdate(*arguments, weighted_states=True)
+        if name == "max_kl":  # a state without weight still counts for the largest KL
+            repeated = {
+                name: np.concatenate([array, rows[name]]) for name, array in repeated.items()
+            }
+            weights = weights + 1
+        first, one = plain(theta, repeated, np.random.default_rng(0))
+        second, two = weighted(
+            theta, {**rows, "weights": weights.astype("f4")}, np.random.default_rng(0)
+        )
+        np.testing.assert_allclose(first, second, atol=1e-7)
+        for column in ("surrogate_before", "surrogate_after", "mean_kl", "max_kl", "entropy"):
+            assert one[column] == pytest.approx(two[column], rel=1e-6)
+
+
+def test_not_finite_advantages_reject_the_step():
+    policy = _policy()
+    theta = policy.network.initial_parameters()
+    rows = _rows(policy, theta)
+    rows["advantages"][3] = np.nan
+    update = policy_update.PolicyUpdate(policy, surrogates.ImportanceSampled(), Method())
+    after, report = update(theta, rows, np.random.default_rng(0))
+    assert report["outcome"] is Outcome.NOT_FINITE
+    np.testing.assert_array_equal(after, theta)

@@ -1,0 +1,271 @@
+"""The trust-region family: one engine over callables of flat vectors, with exchangeable parts."""
+
+import dataclasses
+import enum
+from collections.abc import Callable
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from trpo_repro.optimization import conjugate_gradient, line_search
+from trpo_repro.settings import Group, setting
+
+
+class Curvature(enum.Enum):
+    """The matrix A of the step direction A⁻¹g."""
+
+    FISHER = "analytic Fisher matrix, JᵀMJ"
+    KL_HESSIAN = "Hessian of the mean KL by nested tapes"
+    EMPIRICAL = "covariance of the scores of sampled actions"
+    IDENTITY = "identity"
+
+
+class Constraint(enum.Enum):
+    """What is held below the KL limit."""
+
+    MEAN_KL = "mean over states of KL(old ‖ new), eq. 12"
+    MAX_KL = "largest KL(old ‖ new) of a state, eq. 11"
+
+
+class StepRule(enum.Enum):
+    """How far to go along the step direction."""
+
+    LINE_SEARCH = "backtrack from the KL limit until surrogate and KL agree"
+    KL_LIMIT = "to the KL limit of the quadratic model, unchecked"
+    FIXED = "a fixed multiple of the direction"
+
+
+@dataclasses.dataclass(frozen=True)
+class KLLimitSettings(Group, title="Trust region", readers="the algorithms with a KL limit"):
+    kl_limit: float = setting(0.01, "Trust region size δ, in nats", above=0)
+
+    @staticmethod
+    def is_read(config):
+        return _row_has(config, lambda row: row.step is not StepRule.FIXED)
+
+
+@dataclasses.dataclass(frozen=True)
+class CurvatureSettings(
+    Group, title="Step direction", readers="the algorithms with a Fisher matrix"
+):
+    cg_iterations: int = setting(10, "Conjugate gradient iterations k", at_least=1)
+    damping: float = setting(0.0, "Multiple of the identity added to the Fisher matrix", at_least=0)
+    fisher_fraction: float = setting(
+        0.1, "Fraction of states used in Fisher-vector products", above=0, at_most=1
+    )
+
+    @staticmethod
+    def is_read(config):
+        return _row_has(config, lambda row: row.curvature is not Curvature.IDENTITY)
+
+
+@dataclasses.dataclass(frozen=True)
+class LineSearchSettings(Group, title="Line search", readers="the algorithms with a line search"):
+    backtrack_factor: float = setting(
+        0.8, "Factor by which the line search shrinks a refused step", above=0, below=1
+    )
+    max_backtracks: int = setting(
+        15, "Steps that the line search may refuse before it gives up", at_least=0
+    )
+
+    @staticmethod
+    def is_read(config):
+        return _row_has(config, lambda row: row.step is StepRule.LINE_SEARCH)
+
+
+@dataclasses.dataclass(frozen=True)
+class FixedStepSettings(Group, title="Fixed step", readers="the algorithms with a fixed step"):
+    step_size: float = setting(0.1, "Step 1/λ along the step direction", above=0)
+
+    @staticmethod
+    def is_read(config):
+        return _row_has(config, lambda row: row.step is StepRule.FIXED)
+
+
+@dataclasses.dataclass(frozen=True)
+class StateWeightingSettings(Group, title="State weighting", readers="the trust-region family"):
+    state_weighting: str = setting(
+        "equal",
+        "Weights of states in the surrogate, the mean KL and the Fisher matrix; discounted is γᵗ "
+        "for a state t steps into its episode (eqs. 3, 12 and 14)",
+        choices=("equal", "discounted"),
+    )
+
+    @staticmethod
+    def is_read(config):
+        return config.algorithm in METHODS
+
+
+def _row_has(config, condition: "Callable[[Method], bool]") -> bool:
+    return config.algorithm in METHODS and condition(METHODS[config.algorithm])
+
+
+@dataclasses.dataclass(frozen=True)
+class Method(KLLimitSettings, CurvatureSettings, LineSearchSettings, FixedStepSettings):
+    """A member of the family: a row of its table, and the numbers of the parts.
+
+    Attributes:
+      curvature: see Curvature.
+      constraint: see Constraint; the fixed step has none.
+      step: see StepRule.
+    """
+
+    curvature: Curvature = Curvature.FISHER
+    constraint: Constraint = Constraint.MEAN_KL
+    step: StepRule = StepRule.LINE_SEARCH
+
+
+METHODS: dict[str, Method] = {
+    "trpo": Method(),
+    "max_kl": Method(constraint=Constraint.MAX_KL),
+    "kl_hessian": Method(curvature=Curvature.KL_HESSIAN),
+    "empirical_fim": Method(curvature=Curvature.EMPIRICAL),
+    "truncated_natural_gradient": Method(step=StepRule.KL_LIMIT),
+    "natural_gradient": Method(step=StepRule.FIXED),
+    "vanilla_policy_gradient": Method(curvature=Curvature.IDENTITY, step=StepRule.FIXED),
+}
+
+
+class Outcome(enum.IntEnum):
+    """What became of a step; all but ACCEPTED leave θ bit for bit as it was."""
+
+    ACCEPTED = 0
+    LINE_SEARCH_FAILED = 1
+    NONPOSITIVE_CURVATURE = 2
+    NOT_FINITE = 3
+
+
+class Evaluation(NamedTuple):
+    """Objective and divergences at a candidate, scalars."""
+
+    surrogate: tf.Tensor
+    mean_kl: tf.Tensor
+    max_kl: tf.Tensor
+
+
+class Problem(NamedTuple):
+    """What the engine may ask about an objective near θ.
+
+    Attributes:
+      gradient: () → (objective, [P] gradient) at θ.
+      product: [P] v → A v.
+      quadratic_kl: [P] s → sᵀA s in the metric of the constraint: twice the KL of step s.
+      evaluate: [P] θ' → Evaluation.
+    """
+
+    gradient: Callable[[], tuple[tf.Tensor, tf.Tensor]]
+    product: Callable[[tf.Tensor], tf.Tensor]
+    quadratic_kl: Callable[[tf.Tensor], tf.Tensor]
+    evaluate: Callable[[tf.Tensor], Evaluation]
+
+
+class Report(NamedTuple):
+    """Scalars about one step; see WORKSPACE.md, Metrics. KLs are those of the last candidate."""
+
+    surrogate_before: tf.Tensor
+    surrogate_after: tf.Tensor
+    mean_kl: tf.Tensor
+    max_kl: tf.Tensor
+    gradient_norm: tf.Tensor
+    step_norm: tf.Tensor
+    cg_residual: tf.Tensor
+    backtracks: tf.Tensor
+    outcome: tf.Tensor
+
+
+def trust_region_step(
+    theta: tf.Tensor, problem: Problem, method: Method
+) -> tuple[tf.Tensor, Report]:
+    """Returns (θ', report): one maximizing step of `method` from θ (Sec. 6, App. C).
+
+    Algorithm 1's exact step, made practical: the direction A⁻¹g by conjugate gradient, its length
+    from the KL limit, and a search for a point that keeps surrogate and limit.
+    """
+    before, gradient = problem.gradient()
+    gradient_finite = tf.reduce_all(tf.math.is_finite(gradient))
+    gradient = tf.where(gradient_finite, gradient, tf.zeros_like(gradient))
+    direction = _direction(problem, gradient, method)
+    step = _full_step(problem, direction, method)
+    positive, finite = step.positive, step.finite & gradient_finite
+    usable = positive & finite
+    full_step = tf.where(usable, step.x, tf.zeros_like(step.x))
+    search = _search(theta, full_step, usable, before, problem, method)
+    at = search.evaluation
+    if method.step is not StepRule.LINE_SEARCH:  # which refuses what is not finite
+        finite &= tf.reduce_all(tf.math.is_finite(tf.stack(tf.nest.flatten(at))))
+
+    outcome = tf.where(search.accepted, int(Outcome.ACCEPTED), int(Outcome.LINE_SEARCH_FAILED))
+    outcome = tf.where(positive, outcome, int(Outcome.NONPOSITIVE_CURVATURE))
+    outcome = tf.where(finite, outcome, int(Outcome.NOT_FINITE))
+    accepted = tf.equal(outcome, int(Outcome.ACCEPTED))
+    theta_after = tf.where(accepted, search.theta, theta)
+    report = Report(
+        surrogate_before=before,
+        surrogate_after=tf.where(accepted, at.surrogate, before),
+        mean_kl=at.mean_kl,
+        max_kl=at.max_kl,
+        gradient_norm=tf.norm(gradient),
+        step_norm=tf.norm(theta_after - theta),
+        cg_residual=direction.residual,
+        backtracks=search.backtracks,
+        outcome=outcome,
+    )
+    return theta_after, report
+
+
+class _Vector(NamedTuple):
+    """A direction or step [P], whether its curvature is positive and all is finite."""
+
+    x: tf.Tensor
+    positive: tf.Tensor
+    finite: tf.Tensor
+    residual: tf.Tensor
+
+
+def _direction(problem: Problem, gradient: tf.Tensor, method: Method) -> _Vector:
+    """Returns A⁻¹g (App. C)."""
+    if method.curvature is Curvature.IDENTITY:
+        true = tf.constant(True)
+        return _Vector(gradient, true, true, tf.zeros([], gradient.dtype))
+    damping = tf.constant(method.damping, gradient.dtype)
+    solution = conjugate_gradient.conjugate_gradient(
+        lambda v: problem.product(v) + damping * v, gradient, iterations=method.cg_iterations
+    )
+    finite = solution.finite & tf.reduce_all(tf.math.is_finite(solution.x))
+    return _Vector(solution.x, solution.positive, finite, solution.relative_residual)
+
+
+def _full_step(problem: Problem, direction: _Vector, method: Method) -> _Vector:
+    """Returns the direction at the length β = sqrt(2δ / sᵀAs) of App. C, or the fixed one."""
+    x = direction.x
+    if method.step is StepRule.FIXED:
+        return direction._replace(x=tf.constant(method.step_size, x.dtype) * x)
+    quadratic = problem.quadratic_kl(x)
+    # A zero gradient leaves a zero direction: no step, and not a curvature failure.
+    still = tf.reduce_all(tf.equal(x, 0))
+    ratio = tf.math.divide_no_nan(2 * tf.constant(method.kl_limit, x.dtype), quadratic)
+    return direction._replace(
+        x=tf.sqrt(tf.maximum(ratio, 0)) * x,
+        positive=direction.positive & ((quadratic > 0) | still),
+        finite=direction.finite & tf.math.is_finite(quadratic),
+    )
+
+
+def _search(theta, step, usable, before, problem: Problem, method: Method) -> line_search.Search:
+    """Returns the point that the step rule goes to; a step that is not usable ends at once."""
+    if method.step is not StepRule.LINE_SEARCH:
+        at = problem.evaluate(theta + step)
+        return line_search.Search(theta + step, tf.constant(True), tf.constant(0), at)
+
+    def acceptable(at: Evaluation) -> tf.Tensor:
+        kl = at.max_kl if method.constraint is Constraint.MAX_KL else at.mean_kl
+        return (at.surrogate > before) & (kl <= tf.constant(method.kl_limit, kl.dtype)) | ~usable
+
+    return line_search.backtracking_line_search(
+        theta,
+        step,
+        problem.evaluate,
+        acceptable,
+        factor=method.backtrack_factor,
+        max_backtracks=method.max_backtracks,
+    )
