@@ -25,7 +25,8 @@ from absl import flags
 from scipy import stats
 
 from experiments import batch, cli, configs
-from trpo_repro import checkpoint, metrics, plotting, runs, training
+from trpo_repro import files, runs, training
+from trpo_repro.analysis import curves, plots
 from trpo_repro.randomness import Key
 from trpo_repro.sampling import population
 
@@ -98,7 +99,7 @@ def plot(chosen: Sequence[batch.Run], out: pathlib.Path) -> None:
     }
     for x in ("iteration", "env_steps"):
         file = out / f"figure5_{x}.png"
-        plotting.learning_curves(panels, file, x=x, y="return_recent", levels=levels, columns=3)
+        plots.learning_curves(panels, file, x=x, y="return_recent", levels=levels, columns=3)
         print(file)
     rows = [*others, *own(begun)]
     scores = [row for row in rows if row["row"] not in ("random", "human")]
@@ -107,8 +108,8 @@ def plot(chosen: Sequence[batch.Run], out: pathlib.Path) -> None:
     writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    checkpoint.write_text(out / "table1.csv", buffer.getvalue())
-    checkpoint.write_text(out / "table1.md", _markdown(rows))
+    files.write_text(out / "table1.csv", buffer.getvalue())
+    files.write_text(out / "table1.md", _markdown(rows))
     print(out / "table1.csv", out / "table1.md", sep="\n")
 
 
@@ -145,7 +146,7 @@ def own(begun: Sequence[batch.Run]) -> list[dict]:
     """Returns rows of COLUMNS with our scores: two rules for each sampler and budget."""
     rows: dict[tuple, dict] = {}
     for run in begun:
-        table = metrics.read(run.directory / "metrics.csv")
+        table = curves.read(run.directory / "metrics.csv")
         steps = batch.most_steps(run, 1) / 1e3
         budget = f"{run.iterations} × {steps:.3g}K decisions, seed {run.config.seed}"
         label = f"ours, {configs.ALGORITHMS[run.setting].label}"
@@ -181,7 +182,7 @@ def evaluation(run: batch.Run) -> list[float]:
         "scores": played.returns.tolist(),
         "decisions": played.lengths.tolist(),
     }
-    checkpoint.write_text(path, json.dumps(record) + "\n")
+    files.write_text(path, json.dumps(record) + "\n")
     return record["scores"]
 
 

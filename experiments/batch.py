@@ -18,7 +18,8 @@ import tqdm
 from absl import flags
 
 from experiments import cli, configs, train
-from trpo_repro import config, environments, metrics, runs, settings
+from trpo_repro import config, environments, runs, settings
+from trpo_repro.analysis import curves
 
 LIST = flags.DEFINE_bool("list", False, "Print the command of every run, and what is done.")
 RUN = flags.DEFINE_bool("run", False, "Run what is missing.")
@@ -143,8 +144,8 @@ class Run:
         if self.iterations:
             runs.check_resumable(self.config, self.directory)
         target, policy = self.config.target_return, self.directory / "policy.npz"
-        if target is not None and runs.policy_iteration(policy) == self.iterations > 0:
-            reached = metrics.read(self.directory / "metrics.csv")["return_recent"][-1]
+        if target is not None and runs.saved_iteration(policy) == self.iterations > 0:
+            reached = curves.read(self.directory / "metrics.csv")["return_recent"][-1]
             return reached > target or self.iterations >= self.wanted
         return self.iterations >= self.wanted
 

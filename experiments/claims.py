@@ -21,7 +21,8 @@ from absl import flags
 from scipy import stats
 
 from experiments import atari, batch, cli, configs, figure4
-from trpo_repro import checkpoint, metrics, plotting
+from trpo_repro import files
+from trpo_repro.analysis import curves, intervals, plots
 
 flags.declare_key_flag("budget")
 RESULTS = flags.DEFINE_string("results", "results", "Directory of results; claims.md goes there.")
@@ -90,11 +91,11 @@ class Results:
 
     def untrained(self, task: str) -> float:
         """Returns the mean reward per time step of the first iteration's policies."""
-        return float(np.nanmean(figure4.curves(self.runs(task, "single_path"))[:, 0]))
+        return float(np.nanmean(figure4.seed_curves(self.runs(task, "single_path"))[:, 0]))
 
     def speed(self, task: str, algorithm: str) -> np.ndarray:
         """Returns each seed's mean gain over the untrained policy, [S]."""
-        curves = figure4.curves(self.runs(task, algorithm))
+        curves = figure4.seed_curves(self.runs(task, algorithm))
         return np.nanmean(curves, axis=1) - self.untrained(task)
 
 
@@ -117,7 +118,7 @@ def _relative_difference(first: np.ndarray, second: np.ndarray) -> tuple[float, 
 
 def _interval_of_mean(values: np.ndarray) -> tuple[float, float]:
     """Returns the 95% interval of a mean over seeds."""
-    _, low, high = plotting.across_seeds(values[:, None], np.random.default_rng(0))[:, 0]
+    _, low, high = intervals.across_seeds(values[:, None], np.random.default_rng(0))[:, 0]
     return float(low), float(high)
 
 
@@ -278,7 +279,7 @@ def line_search_prevents_catastrophes(results: Results) -> Verdict:
     def of_task(task):
         counts = []
         for name in ("truncated_natural_gradient", "single_path"):
-            gains = figure4.curves(results.runs(task, name)) - results.untrained(task)
+            gains = figure4.seed_curves(results.runs(task, name)) - results.untrained(task)
             counts.append(np.array([_catastrophes(curve) for curve in gains], float))
         low, high = _difference(*counts)
         text = f"{counts[0].mean():.2g} a run without, {counts[1].mean():.2g} with"
@@ -412,7 +413,7 @@ def one_setting_plays_all_games(results: Results) -> Verdict:
         if not runs[game].done:
             done, planned = runs[game].iterations, runs[game].config.iterations
             raise NotEnoughDataError(f"{done} of {planned} iterations")
-        table = metrics.read(runs[game].directory / "metrics.csv")
+        table = curves.read(runs[game].directory / "metrics.csv")
         random, paper = (published[row][game] for row in ("random", "paper, single path"))
         share = (table["return_recent"][-1] - random) / (paper - random)
         return Verdict(f"{share:.0%} of the paper's gain", HOLDS if share >= 0.5 else FAILS)
@@ -502,7 +503,7 @@ def draw(results: Results, path: pathlib.Path) -> bool:
             if task in ("hopper", "walker"):
                 with_length.append(title)
     if panels:
-        plotting.learning_curves(
+        plots.learning_curves(
             panels,
             path,
             y="reward_per_step",
@@ -534,7 +535,7 @@ def main(_):
     verdicts = judge(results)
     for name, verdict in verdicts.items():
         print(f"{name:4} {verdict.verdict:15} {statement(name)}\n     {verdict.estimate}")
-    checkpoint.write_text(results.directory / "claims.md", table(verdicts))
+    files.write_text(results.directory / "claims.md", table(verdicts))
     print(results.directory / "claims.md")
 
 

@@ -14,7 +14,8 @@ from absl import flags
 from matplotlib import figure
 
 from experiments import cli, configs
-from trpo_repro import diagnostics, environments, training
+from trpo_repro import environments, training
+from trpo_repro.analysis import variances
 from trpo_repro.environments import cartpole, mujoco
 from trpo_repro.randomness import Key, Purpose
 from trpo_repro.sampling import single_path, vine
@@ -66,7 +67,7 @@ def measure(task: str, states: int, repeats: int) -> list[dict]:
         for seconds in durations:
             length = round(seconds / (own * multiple))
             for common in (True, False):
-                differences = diagnostics.value_differences(
+                differences = variances.value_differences(
                     environment,
                     policy,
                     theta,
@@ -81,8 +82,8 @@ def measure(task: str, states: int, repeats: int) -> list[dict]:
                 # Rewards are paid a step; their integral over time compares between Δt.
                 differences = differences * multiple
                 resampling = np.random.default_rng(0)
-                variance = diagnostics.estimate(diagnostics.noise, differences, resampling)
-                snr = diagnostics.estimate(diagnostics.signal_to_noise, differences, resampling)
+                variance = variances.estimate(variances.noise, differences, resampling)
+                snr = variances.estimate(variances.signal_to_noise, differences, resampling)
                 values = (task, own * multiple, seconds, length, common, *variance, *snr)
                 rows.append(dict(zip(COLUMNS, values, strict=True)))
     return rows

@@ -7,6 +7,7 @@ sizes); what the paper leaves open is marked "choice" and listed in WORKSPACE.md
 import dataclasses
 from typing import Any, cast
 
+from experiments import quiet  # noqa: F401, before what imports TensorFlow
 from trpo_repro import environments
 from trpo_repro.config import BLACK_BOX, Config
 

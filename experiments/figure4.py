@@ -21,7 +21,8 @@ from absl import flags
 
 from experiments import batch, cli, configs
 from experiments.batch import Run, finished
-from trpo_repro import checkpoint, metrics, plotting
+from trpo_repro import files
+from trpo_repro.analysis import curves, intervals, plots
 
 flags.adopt_module_key_flags(batch)
 flags.declare_key_flag("out")
@@ -98,7 +99,7 @@ def plot(chosen: Sequence[Run], out: pathlib.Path) -> None:
         raise ValueError(f"no finished runs of budget={batch.BUDGET.value} in {out}; see --list")
     out.mkdir(parents=True, exist_ok=True)
     name = f"figure4_{batch.BUDGET.value}"
-    checkpoint.write_text(out / f"{name}.csv", table(chosen))
+    files.write_text(out / f"{name}.csv", table(chosen))
     print(out / f"{name}.csv")
     for x in ("iteration", "env_steps"):
         file = out / f"{name}_{x}.png"
@@ -136,7 +137,7 @@ def draw(chosen: Sequence[Run], file: pathlib.Path, x: str) -> None:
         lengths[title] = wanted
         if task in ("hopper", "walker"):
             with_length.append(title)
-    plotting.learning_curves(
+    plots.learning_curves(
         panels,
         file,
         x=x,
@@ -168,16 +169,16 @@ def _label(run: Run) -> str:
     return f"{algorithm.label}, {configs.SWEPT[field]} = {getattr(run.config, field):g}"
 
 
-def curves(found: Sequence[Run], column: str = "reward_per_step") -> np.ndarray:
+def seed_curves(found: Sequence[Run], column: str = "reward_per_step") -> np.ndarray:
     """Returns a column of runs, [S, I], up to the budget's number of iterations."""
     return np.stack(
-        [metrics.read(run.directory / "metrics.csv")[column][: run.wanted] for run in found]
+        [curves.read(run.directory / "metrics.csv")[column][: run.wanted] for run in found]
     )
 
 
 def final(found: Sequence[Run]) -> np.ndarray:
     """Returns each seed's final performance, [S]: mean of the last tenth of its iterations."""
-    values = curves(found)
+    values = seed_curves(found)
     last = max(1, round(FINAL_FRACTION * values.shape[1]))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Mean of empty slice")  # no episode ended: NaN
@@ -216,7 +217,7 @@ def summarize(chosen: Sequence[Run]) -> list[dict]:
         ]
         if not found:
             continue
-        interval = plotting.across_seeds(final(found)[:, None], np.random.default_rng(0))[:, 0]
+        interval = intervals.across_seeds(final(found)[:, None], np.random.default_rng(0))[:, 0]
         drawn = best(chosen, task, algorithm) == found
         cells = (task, setting, len(found), found[0].wanted, *interval, int(drawn))
         rows.append(dict(zip(COLUMNS, cells, strict=True)))

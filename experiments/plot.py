@@ -9,7 +9,7 @@ import pathlib
 from absl import flags
 
 from experiments import cli
-from trpo_repro import plotting
+from trpo_repro.analysis import plots
 
 RUNS = flags.DEFINE_multi_string(
     "runs",
@@ -35,7 +35,7 @@ def main(_):
                 raise ValueError(
                     f"--episode_length={title} is not allowed: must be of {', '.join(drawn)}"
                 )
-        plotting.learning_curves(
+        plots.learning_curves(
             drawn, output, x=X.value, y=Y.value, with_episode_length=EPISODE_LENGTH.value
         )
     except (ValueError, OSError) as error:

@@ -13,7 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from experiments import atari, batch, claims, configs, figure4, swimmer_study
-from trpo_repro import checkpoint, metrics, plotting
+from trpo_repro import files
+from trpo_repro.analysis import curves, intervals, plots
 
 BEGIN, END = "<!-- begin: make report -->", "<!-- end: make report -->"
 # What the paper's Figure 4 shows at the end of vine and single path, in reward per time step.
@@ -52,11 +53,11 @@ def write(out: pathlib.Path, budget: str, readme: pathlib.Path | None) -> list[p
     if gae:
         written.append(out / "Hopper-v5.png")
         panel = {"Hopper-v5": {"TRPO with GAE": gae}}
-        plotting.learning_curves(panel, written[-1], x="env_steps", y="return_recent")
+        plots.learning_curves(panel, written[-1], x="env_steps", y="return_recent")
     if claims.draw(claims.Results(out, budget), out / "claims.png"):
         written.append(out / "claims.png")
     for path, text in texts(out, budget, readme).items():
-        checkpoint.write_text(path, text)
+        files.write_text(path, text)
         written.append(path)
     return written
 
@@ -124,7 +125,7 @@ def _figure4_rows(runs: Sequence[batch.Run]) -> Iterable[Sequence[str]]:
                 cells.append(f"{len(begun)} unfinished runs" if begun else "not run yet")
                 continue
             cells.append(_with_interval(figure4.final(found)))
-            steps = np.mean([metrics.read(_csv(run))["env_steps"][run.wanted - 1] for run in found])
+            steps = np.mean([curves.read(_csv(run))["env_steps"][run.wanted - 1] for run in found])
             budgets.append(f"{len(found)} seeds × {found[0].wanted} iterations, {_count(steps)}")
         yield (*cells, "; ".join(dict.fromkeys(budgets)))
 
@@ -205,7 +206,7 @@ def _results_readme(
     lines += _swimmer_study(out / "swimmer_study")
     gae = sorted((out / "Hopper-v5" / "gae").glob("seed_*/metrics.csv"))
     if gae:
-        recent = np.array([metrics.read(path)["return_recent"][-1] for path in gae])
+        recent = np.array([curves.read(path)["return_recent"][-1] for path in gae])
         lines += [
             "## Gymnasium's tasks",
             "",
@@ -274,7 +275,7 @@ def _setting_rows(out: pathlib.Path, runs: Sequence[batch.Run]) -> Iterable[Sequ
         ]
         if not found:
             continue
-        tables = [metrics.read(_csv(run)) for run in found]
+        tables = [curves.read(_csv(run)) for run in found]
         last = [slice(run.wanted) for run in found]
         lengths = [t["episode_length"][s][-1] for t, s in zip(tables, last, strict=True)]
         steps = [t["env_steps"][s][-1] for t, s in zip(tables, last, strict=True)]
@@ -339,7 +340,7 @@ def _csv(run: batch.Run) -> pathlib.Path:
 
 
 def _with_interval(values: np.ndarray) -> str:
-    mean, low, high = plotting.across_seeds(values[:, None], np.random.default_rng(0))[:, 0]
+    mean, low, high = intervals.across_seeds(values[:, None], np.random.default_rng(0))[:, 0]
     return f"{mean:.3g}" if np.isnan(low) else f"{mean:.3g} [{low:.3g}, {high:.3g}]"
 
 

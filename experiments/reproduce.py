@@ -28,8 +28,9 @@ import numpy as np
 from absl import flags
 
 from experiments import atari, batch, cli, configs, figure4, report, swimmer_study
-from trpo_repro import environments, metrics
+from trpo_repro import environments
 from trpo_repro import runs as saved
+from trpo_repro.analysis import curves
 
 flags.declare_key_flag("list")
 flags.declare_key_flag("run")
@@ -206,7 +207,7 @@ def measured_rates(jobs: Sequence[batch.Job]) -> dict[str, float]:
     rates: dict[str, list[float]] = {}
     for job in jobs:
         if isinstance(job, batch.Run) and job.iterations:
-            table = metrics.read(job.directory / "metrics.csv")
+            table = curves.read(job.directory / "metrics.csv")
             seconds = np.sum(table["seconds_sampling"] + table["seconds_update"])
             rates.setdefault(_kind(job), []).append(table["env_steps"][-1] / seconds)
     return {kind: float(np.median(found)) for kind, found in rates.items()}

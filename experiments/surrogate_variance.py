@@ -17,7 +17,8 @@ from absl import flags
 from matplotlib import figure
 
 from experiments import cli, configs
-from trpo_repro import diagnostics, training
+from trpo_repro import training
+from trpo_repro.analysis import variances
 from trpo_repro.estimation import estimators, returns, surrogates
 from trpo_repro.randomness import Key
 from trpo_repro.sampling import single_path, vine
@@ -49,8 +50,8 @@ def measure(task: str, gradients: int, iterations: int, **changes: Any) -> list[
     for _ in range(iterations):
         state, _ = trainer.iterate(state)
     theta, policy, environment = state.theta, trainer.policy, trainer.environment
-    single = diagnostics.surrogate_gradient(policy, surrogates.ImportanceSampled())
-    branched = diagnostics.surrogate_gradient(policy, surrogates.SelfNormalized())
+    single = variances.surrogate_gradient(policy, surrogates.ImportanceSampled())
+    branched = variances.surrogate_gradient(policy, surrogates.SelfNormalized())
     samples: dict[str, list] = {"vine": [], "single path, same Q-values": []}
     steps: dict[str, list[int]] = {name: [] for name in samples}
     q_count = config.rollout_states * config.rollouts_per_state
@@ -104,8 +105,8 @@ def measure(task: str, gradients: int, iterations: int, **changes: Any) -> list[
     table = []
     for estimator, drawn in samples.items():
         generator = np.random.default_rng(0)
-        variance = diagnostics.estimate(diagnostics.gradient_variance, np.stack(drawn), generator)
-        snr = diagnostics.estimate(diagnostics.gradient_signal_to_noise, np.stack(drawn), generator)
+        variance = variances.estimate(variances.gradient_variance, np.stack(drawn), generator)
+        snr = variances.estimate(variances.gradient_signal_to_noise, np.stack(drawn), generator)
         mean_steps = round(np.mean(steps[estimator]))
         values = (
             task, iterations, estimator, counts.get(estimator, mean_steps), mean_steps,

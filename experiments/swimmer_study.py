@@ -20,7 +20,8 @@ import numpy as np
 from absl import flags
 
 from experiments import batch, cli, configs
-from trpo_repro import checkpoint, environments, plotting, runs, training
+from trpo_repro import environments, files, runs, training
+from trpo_repro.analysis import intervals, plots
 from trpo_repro.randomness import Key
 from trpo_repro.sampling import population
 
@@ -80,18 +81,18 @@ def plot(chosen: Sequence[batch.Run], out: pathlib.Path) -> None:
         panels.setdefault(title, {})[label] = [run.directory for run in found]
         for judge, judged_by in REWARDED.items():
             scores = np.array([[judged(run, judge)] for run in found])
-            interval = plotting.across_seeds(scores, np.random.default_rng(0))[:, 0]
+            interval = intervals.across_seeds(scores, np.random.default_rng(0))[:, 0]
             name = "cem" if is_search else "trpo"
             cells = (REWARDED[task], name, discount, len(found), judged_by, *interval)
             rows.append(dict(zip(COLUMNS, cells, strict=True)))
     if not rows:
         raise ValueError(f"no finished runs in {out}; see --list")
-    plotting.learning_curves(panels, out / "curves.png", y="reward_per_step")
+    plots.learning_curves(panels, out / "curves.png", y="reward_per_step")
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    checkpoint.write_text(out / "judged.csv", buffer.getvalue())
+    files.write_text(out / "judged.csv", buffer.getvalue())
     print(out / "curves.png", out / "judged.csv", sep="\n")
 
 

@@ -14,8 +14,10 @@ from typing import Any
 from absl import flags
 
 from experiments import cli, configs
-from trpo_repro import checkpoint, plotting, runs, settings
 from trpo_repro import config as config_lib
+from trpo_repro import runs, settings
+from trpo_repro.analysis import plots
+from trpo_repro.runs import checkpoint
 
 flags.DEFINE_enum("preset", "paper", configs.PRESETS, "Settings that the other flags amend.")
 flags.DEFINE_bool("resume", False, "Continue from the last checkpoint in --out.")
@@ -114,7 +116,7 @@ def main(_):
         cli.refuse(f"--out={directory} cannot be written: {error.strerror or error}")
     if state is not None and state.iteration:
         curve = {config.task: {f"{config.algorithm}, {config.sampler}": [directory]}}
-        plotting.learning_curves(curve, directory / "learning_curve.png")
+        plots.learning_curves(curve, directory / "learning_curve.png")
     for file in (
         "metrics.csv",
         "config.json",

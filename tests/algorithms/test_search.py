@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from trpo_repro import checkpoint
 from trpo_repro.algorithms import cem, cma
+from trpo_repro.runs import checkpoint
 
 CEM = cem.CrossEntropyMethod(population=50)
 CMA = cma.CovarianceMatrixAdaptation(population=20)

@@ -16,7 +16,9 @@ import pytest
 from absl import flags
 
 from experiments import configs, figure4, train
-from trpo_repro import metrics, runs
+from trpo_repro import runs
+from trpo_repro.analysis import curves
+from trpo_repro.runs import session
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
@@ -50,7 +52,7 @@ def test_listed_commands_make_the_planned_configurations(budget):
         for name in flags.FLAGS:
             flags.FLAGS[name].unparse()
         flags.FLAGS(["train.py", *run.arguments])
-        assert runs._read_fields(train.config_from_flags()) == runs._read_fields(run.config)
+        assert session.read_fields(train.config_from_flags()) == session.read_fields(run.config)
     for name in flags.FLAGS:
         flags.FLAGS[name].unparse()
     flags.FLAGS.mark_as_parsed()
@@ -129,7 +131,7 @@ def test_ctrl_c_then_the_same_command(tmp_path):
     assert f"stopped; {done} iterations saved" in (run.directory / "train.log").read_text()
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert "0 of 1 runs are done" in result.stdout
-    iterations = metrics.read(run.directory / "metrics.csv")["iteration"]
+    iterations = curves.read(run.directory / "metrics.csv")["iteration"]
     np.testing.assert_array_equal(iterations, np.arange(1, 51))
     sessions = json.loads((run.directory / "config.json").read_text())["sessions"]
     assert [session["completed_iterations"] for session in sessions] == [0, done]

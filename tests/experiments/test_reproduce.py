@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 
 from experiments import batch, configs, report, reproduce
-from trpo_repro import metrics, runs
+from trpo_repro import runs
+from trpo_repro.analysis import curves
+from trpo_repro.runs import metrics
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
@@ -110,7 +112,7 @@ def test_a_killed_reproduction_ends_with_the_same_bits(tmp_path):
     assert again.returncode == 0
     for run in reproduce.Plan("smoke", tmp_path / "whole").figure4("cartpole/*"):
         other = tmp_path / "killed" / run.directory.relative_to(tmp_path / "whole")
-        first, second = (metrics.read(path / "metrics.csv") for path in (run.directory, other))
+        first, second = (curves.read(path / "metrics.csv") for path in (run.directory, other))
         for name in metrics.COLUMNS:
             if name not in metrics.TIMES:
                 np.testing.assert_array_equal(first[name], second[name], err_msg=name)
@@ -201,7 +203,7 @@ def test_an_unfinished_run_is_carried_by_its_directory_alone(tmp_path):
     runs.run(config, run.directory, resume=True)
     assert not list(run.directory.glob("checkpoint-*.npz"))
     first, second = (
-        metrics.read(path / "metrics.csv") for path in (tmp_path / "whole", run.directory)
+        curves.read(path / "metrics.csv") for path in (tmp_path / "whole", run.directory)
     )
     for name in metrics.COLUMNS:
         if name not in metrics.TIMES:

@@ -13,8 +13,9 @@ import pytest
 from absl.testing import flagsaver
 
 from experiments import plot, train
-from trpo_repro import metrics
 from trpo_repro import runs as runs_lib
+from trpo_repro.analysis import curves
+from trpo_repro.runs import metrics
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 TINY = {
@@ -118,7 +119,7 @@ def test_stopped_and_resumed_run_is_the_uninterrupted_one(script, tmp_path, name
     for out, extra in (("stopped", ["--resume"]), ("whole", [])):
         result = script("train", *_tiny(tmp_path / out, **settings), *extra)
         assert result.returncode == 0, result.stderr
-    tables = [metrics.read(tmp_path / out / "metrics.csv") for out in ("stopped", "whole")]
+    tables = [curves.read(tmp_path / out / "metrics.csv") for out in ("stopped", "whole")]
     for column in set(metrics.COLUMNS) - set(metrics.TIMES):
         np.testing.assert_array_equal(tables[0][column], tables[1][column], err_msg=column)
     theta = [runs_lib.load_state(tmp_path / out).theta for out in ("stopped", "whole")]

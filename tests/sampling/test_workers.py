@@ -16,7 +16,9 @@ import ray
 import tensorflow as tf
 
 from experiments import configs
-from trpo_repro import metrics, runs, training
+from trpo_repro import runs, training
+from trpo_repro.analysis import curves
+from trpo_repro.runs import metrics
 from trpo_repro.sampling import workers
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -60,7 +62,7 @@ def _ray():
 def _final(config, directory):
     """Returns all columns but times, and the last state's arrays."""
     runs.run(config, directory, resume=False)
-    table = metrics.read(directory / "metrics.csv")
+    table = curves.read(directory / "metrics.csv")
     columns = {name: column for name, column in table.items() if name not in metrics.TIMES}
     return columns, runs.load_state(directory).to_arrays()
 

@@ -1,7 +1,6 @@
 """Training by black-box search: candidates' parameters in, undiscounted returns out."""
 
 import dataclasses
-import math
 import time
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -9,11 +8,13 @@ from typing import Any, Protocol
 import numpy as np
 from absl import logging
 
-from trpo_repro import config as config_lib
-from trpo_repro import environments, metrics, training
+from trpo_repro import environments
+from trpo_repro.config import Config
 from trpo_repro.optimization import trust_region
 from trpo_repro.randomness import Key, Purpose
 from trpo_repro.sampling import population
+from trpo_repro.training import factories, loop
+from trpo_repro.training.state import State
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -34,15 +35,13 @@ class Search(Protocol):
         """Returns the middle of the search, [P]."""
 
 
-class Trainer:
-    """Maps training states to training states, as `training.Trainer` does.
+class BlackBoxTrainer:
+    """Maps training states to training states, as `Trainer` does.
 
     A state's θ is the middle of the search; the metrics are of the candidates' episodes.
     """
 
-    def __init__(
-        self, config: config_lib.Config, environment: environments.Environment | None = None
-    ):
+    def __init__(self, config: Config, environment: environments.Environment | None = None):
         """Builds environment, policy and search.
 
         Args:
@@ -50,17 +49,17 @@ class Trainer:
           environment: in place of the one that `config.task` names.
         """
         self.config = config
-        self.environment = environment or training.make_environment(config)
-        self.policy = training.make_policy(config, self.environment)
+        self.environment = environment or factories.make_environment(config)
+        self.policy = factories.make_policy(config, self.environment)
         self._search: Search = config.search
 
     def close(self) -> None:
         """Does nothing: there are no workers."""
 
-    def initial_state(self) -> training.State:
+    def initial_state(self) -> State:
         """Returns the state before the first iteration."""
         theta = self.policy.network.initial_parameters()
-        return training.State(
+        return State(
             iteration=0,
             env_steps=0,
             episodes=0,
@@ -73,7 +72,7 @@ class Trainer:
             search=self._search.initial_state(theta),
         )
 
-    def iterate(self, state: training.State) -> tuple[training.State, dict[str, Any]]:
+    def iterate(self, state: State) -> tuple[State, dict[str, Any]]:
         """Returns the state after one population, and its row of metrics."""
         config = self.config
         key = Key(config.seed, state.iteration)
@@ -110,7 +109,7 @@ class Trainer:
         updated = time.perf_counter()
 
         returns, lengths = evaluation.returns[finite], evaluation.lengths[finite]
-        recent = np.concatenate([state.recent_returns, returns])[-training.RECENT_EPISODES :]
+        recent = np.concatenate([state.recent_returns, returns])[-loop.RECENT_EPISODES :]
         steps = int(evaluation.lengths.sum())
         after = dataclasses.replace(
             state,
@@ -121,8 +120,9 @@ class Trainer:
             recent_returns=recent,
             search=search,
         )
-        row: dict[str, Any] = dict.fromkeys(metrics.COLUMNS, math.nan)
-        row |= training.return_metrics(returns, lengths, recent, self.environment.max_episode_steps)
+        row: dict[str, Any] = loop.return_metrics(
+            returns, lengths, recent, self.environment.max_episode_steps
+        )
         row |= {
             "iteration": after.iteration,
             "env_steps": after.env_steps,

@@ -4,17 +4,17 @@ import numpy as np
 import pytest
 
 from experiments import common_random_numbers, surrogate_variance
-from trpo_repro import diagnostics
+from trpo_repro.analysis import variances
 
 
 def test_statistics_of_known_samples():
     """Means 0 or 2 in two states, deviation 3: variance 9, signal 2, ratio 2/9; 5% at 20k."""
     generator = np.random.default_rng(0)
     samples = np.array([[0.0], [2.0]]) + 3 * generator.standard_normal((2, 20_000))
-    assert diagnostics.noise(samples) == pytest.approx(9.0, rel=0.05)
-    assert diagnostics.signal_to_noise(samples) == pytest.approx(2 / 9, rel=0.05)
+    assert variances.noise(samples) == pytest.approx(9.0, rel=0.05)
+    assert variances.signal_to_noise(samples) == pytest.approx(2 / 9, rel=0.05)
     noise_only = np.stack(
-        [diagnostics.signal_to_noise(generator.standard_normal((50, 10))) for _ in range(200)]
+        [variances.signal_to_noise(generator.standard_normal((50, 10))) for _ in range(200)]
     )
     assert abs(noise_only.mean()) < 5 * noise_only.std() / np.sqrt(200)  # no bias at few samples
 
@@ -22,8 +22,8 @@ def test_statistics_of_known_samples():
 def test_signal_to_noise_of_known_gradients():
     """E g = (3, 4), deviation 1 in two directions: 25 / 2."""
     gradients = np.array([3.0, 4.0]) + np.random.default_rng(0).standard_normal((20_000, 2))
-    assert diagnostics.gradient_signal_to_noise(gradients) == pytest.approx(12.5, rel=0.05)
-    assert diagnostics.gradient_variance(gradients) == pytest.approx(2.0, rel=0.05)
+    assert variances.gradient_signal_to_noise(gradients) == pytest.approx(12.5, rel=0.05)
+    assert variances.gradient_variance(gradients) == pytest.approx(2.0, rel=0.05)
 
 
 def test_bootstrap_interval_covers_the_mean():
@@ -31,7 +31,7 @@ def test_bootstrap_interval_covers_the_mean():
     generator = np.random.default_rng(0)
     covered = 0
     for _ in range(100):
-        found = diagnostics.estimate(
+        found = variances.estimate(
             lambda x: float(x.mean()), generator.standard_normal(40), generator
         )
         covered += found.low <= 0 <= found.high

@@ -1,7 +1,6 @@
 """Figures from metrics.csv files alone."""
 
 import pathlib
-import warnings
 from collections.abc import Collection, Mapping, Sequence
 
 import matplotlib
@@ -10,9 +9,8 @@ matplotlib.use("Agg")
 
 import numpy as np
 from matplotlib import figure, ticker
-from scipy import stats
 
-from trpo_repro import metrics
+from trpo_repro.analysis import curves, intervals
 
 LABELS = {
     "iteration": "policy iterations",
@@ -23,40 +21,6 @@ LABELS = {
     "reward_mean": "reward per simulated step",
     "episode_length": "mean length of an episode (steps)",
 }
-RESAMPLES = 2000
-
-
-def across_seeds(curves: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Returns mean and 95% percentile-bootstrap interval over seeds.
-
-    Args:
-      curves: [S, I], one row a seed; NaN where a seed has no value.
-      generator: of the resampling.
-
-    Returns:
-      [3, I]: mean, lower and upper end; the ends are NaN for a single seed.
-    """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Mean of empty slice")  # no seed has a value: NaN
-        warnings.filterwarnings("ignore", category=stats.DegenerateDataWarning)  # all equal
-        return _mean_and_interval(curves, generator)
-
-
-def _mean_and_interval(curves, generator):
-    mean = np.nanmean(curves, axis=0)
-    if len(curves) == 1:
-        return np.stack([mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan)])
-    interval = stats.bootstrap(
-        (curves,),
-        np.nanmean,
-        axis=0,
-        n_resamples=RESAMPLES,
-        method="percentile",
-        rng=generator,
-    ).confidence_interval
-    # SciPy has no interval where all seeds agree; it is the point itself.
-    low, high = (np.where(np.isnan(end), mean, end) for end in (interval.low, interval.high))
-    return np.stack([mean, low, high])
 
 
 def learning_curves(
@@ -132,16 +96,16 @@ def learning_curves(
 
 def _draw_curve(axes, runs, label, color, *, x, y, generator, longest):
     """Draws mean and interval over the runs of one setting, up to the shortest run's end."""
-    tables = [metrics.read(run / "metrics.csv") for run in runs]
+    tables = [curves.read(run / "metrics.csv") for run in runs]
     for run, table in zip(runs, tables, strict=True):
         for column in (x, y):
             if column not in table:
                 raise ValueError(f"{run / 'metrics.csv'} has no column {column!r}")
     length = min(len(table[x]) for table in tables)
     length = min(length, longest or length)
-    curves = np.stack([table[y][:length] for table in tables])
+    values = np.stack([table[y][:length] for table in tables])
     horizontal = np.mean([table[x][:length] for table in tables], axis=0)
-    mean, low, high = across_seeds(curves, generator)
+    mean, low, high = intervals.across_seeds(values, generator)
     seeds = f"{len(runs)} seeds" if len(runs) > 1 else "1 seed"
     axes.plot(horizontal, mean, color=color, label=f"{label} ({seeds})", linewidth=1.5)
     axes.fill_between(horizontal, low, high, color=color, alpha=0.2, linewidth=0)

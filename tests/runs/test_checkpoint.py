@@ -10,7 +10,8 @@ import textwrap
 import numpy as np
 import pytest
 
-from trpo_repro import checkpoint
+from trpo_repro import files
+from trpo_repro.runs import checkpoint
 
 
 def _arrays(value):
@@ -81,7 +82,7 @@ def test_full_disk_leaves_the_old_checkpoint(tmp_path):
     program = textwrap.dedent(
         f"""
         import pathlib, resource, signal, numpy as np
-        from trpo_repro import checkpoint
+        from trpo_repro.runs import checkpoint
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, {resource.RLIM_INFINITY}))
         checkpoint.save(pathlib.Path({str(tmp_path)!r}), 2, {{"theta": np.zeros(1000)}})
@@ -102,7 +103,7 @@ def test_killed_while_writing_leaves_the_old_checkpoint(tmp_path):
     program = textwrap.dedent(
         f"""
         import os, pathlib, signal, numpy as np
-        from trpo_repro import checkpoint
+        from trpo_repro.runs import checkpoint
         os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
         checkpoint.save(pathlib.Path({str(tmp_path)!r}), 2, {{"theta": np.zeros(1000)}})
         """
@@ -114,7 +115,7 @@ def test_killed_while_writing_leaves_the_old_checkpoint(tmp_path):
 
 def test_write_text_replaces_whole_files(tmp_path):
     path = tmp_path / "file.txt"
-    checkpoint.write_text(path, "one")
-    checkpoint.write_text(path, "two")
+    files.write_text(path, "one")
+    files.write_text(path, "two")
     assert path.read_text() == "two"
     assert os.listdir(tmp_path) == ["file.txt"]

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from experiments import batch, configs
-from trpo_repro import checkpoint, metrics, runs, training
+from trpo_repro import runs, training
+from trpo_repro.analysis import curves
 from trpo_repro.config import Config
 from trpo_repro.environments import cartpole
+from trpo_repro.runs import checkpoint, metrics
 from trpo_repro.sampling import single_path, vine
 
 TINY = Config(
@@ -50,7 +52,7 @@ RWR = dataclasses.replace(TINY, algorithm="rwr", regression_steps=5)
 
 
 def _rows(directory):
-    table = metrics.read(directory / "metrics.csv")
+    table = curves.read(directory / "metrics.csv")
     return {name: column for name, column in table.items() if name not in metrics.TIMES}
 
 
@@ -306,7 +308,7 @@ def test_trpo_balances_the_pole():
 def test_metrics_columns_are_all_filled():
     trainer = training.Trainer(FULL)
     _, row = trainer.iterate(trainer.initial_state())
-    assert tuple(row) == metrics.COLUMNS
+    assert set(row) == set(metrics.COLUMNS)
     for name, value in row.items():
         assert isinstance(value, str) or np.isfinite(value), name
     assert row["env_steps"] == 400

@@ -1,0 +1,1 @@
+"""Figures, intervals and variances; reads files, and never imports training."""

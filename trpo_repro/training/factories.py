@@ -1,0 +1,66 @@
+"""A configuration's parts: its environment, policy and value function."""
+
+import dataclasses
+
+from trpo_repro import environments, settings
+from trpo_repro.config import Config
+from trpo_repro.estimation import baselines
+from trpo_repro.policies import policy as policy_lib
+from trpo_repro.randomness import Key, Purpose
+
+
+def make_environment(config: Config) -> environments.Environment:
+    """Returns the environment of `config.task`."""
+    return environments.make(
+        config.task,
+        threads=config.threads or None,
+        screen=config.screen,
+        action_set=config.action_set,
+        sticky_probability=config.sticky_probability,
+    )
+
+
+def build_worker(config: Config) -> tuple[environments.Environment, policy_lib.Policy]:
+    """Returns a worker's environment, on one simulator thread, and its policy."""
+    environment = make_environment(dataclasses.replace(config, threads=1))
+    return environment, make_policy(config, environment)
+
+
+def make_policy(config: Config, environment: environments.Environment) -> policy_lib.Policy:
+    """Returns the configuration's policy for an environment."""
+    space = environment.observation_space
+    if environment.frame_stack > 1:
+        return policy_lib.convolutional_policy(space, environment.action_space, seed=config.seed)
+    settings.require(
+        config.skip_inputs < space.shape[0],
+        "skip_inputs",
+        config.skip_inputs,
+        f"less than the {space.shape[0]} observation columns of {config.task}",
+    )
+    return policy_lib.multilayer_perceptron_policy(
+        space,
+        environment.action_space,
+        hidden_sizes=config.hidden_sizes,
+        activation=config.activation,
+        seed=config.seed,
+        skip_inputs=config.skip_inputs,
+        initial_log_std=config.initial_log_std,
+    )
+
+
+def make_baseline(config: Config, observation_size: int) -> baselines.Baseline | None:
+    """Returns the configuration's value function, or None."""
+    if config.baseline == "linear":
+        return baselines.LinearBaseline(observation_size)
+    if config.baseline == "network":
+        return baselines.NetworkBaseline(
+            observation_size,
+            hidden_sizes=config.hidden_sizes,
+            activation=config.activation,
+            epochs=config.baseline_epochs,
+            minibatch_rows=config.baseline_minibatch,
+            learning_rate=config.baseline_learning_rate,
+            # Not the policy's seed: equal seeds make equal weights.
+            seed=int(Key(config.seed).generator(Purpose.BASELINE_WEIGHTS).integers(2**24)),
+        )
+    return None
