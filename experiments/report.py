@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from experiments import atari, batch, claims, configs, figure4, swimmer_study
-from trpo_repro import files
+from trpo_repro import config, files, settings
 from trpo_repro.analysis import curves, intervals, plots
 
 BEGIN, END = "<!-- begin: make report -->", "<!-- end: make report -->"
@@ -32,7 +32,7 @@ def write(out: pathlib.Path, budget: str, readme: pathlib.Path | None) -> list[p
     Args:
       out: directory of results.
       budget: of the runs.
-      readme: whose generated part to replace; none when None.
+      readme: whose generated part, and that of WORKSPACE.md beside it, to replace; none when None.
 
     Returns:
       The files written.
@@ -72,11 +72,29 @@ def texts(out: pathlib.Path, budget: str, readme: pathlib.Path | None) -> dict[p
         out / f"figure4_{budget}.csv": figure4.table(runs),
     }
     if readme is not None:
-        before, _, rest = readme.read_text().partition(BEGIN)
-        _, _, after = rest.partition(END)
-        summary = _summary(out, budget, runs, verdicts)
-        found[readme] = f"{before}{BEGIN}\n{summary}{END}{after}"
+        found[readme] = _with_block(readme, _summary(out, budget, runs, verdicts))
+        workspace = readme.with_name("WORKSPACE.md")
+        found[workspace] = _with_block(workspace, _settings())
     return found
+
+
+def _with_block(path: pathlib.Path, block: str) -> str:
+    """Returns a file's text with its generated part replaced."""
+    before, _, rest = path.read_text().partition(BEGIN)
+    return f"{before}{BEGIN}\n{block}{END}{rest.partition(END)[2]}"
+
+
+def _settings() -> str:
+    """Returns the table of settings, from their declarations."""
+    rows = []
+    for group in config.GROUPS:
+        for field in group.own_fields():
+            default = field.default
+            text = ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
+            values = settings.allowed(field).replace("|", "\\|")
+            help_ = field.metadata["help"].replace("|", "\\|")
+            rows.append((f"`{field.name}`", help_, values, text, group.readers))
+    return "\n".join([*_table(("setting", "meaning", "allowed", "default", "read by"), rows), ""])
 
 
 def _summary(

@@ -48,7 +48,9 @@ def test_the_committed_report_is_what_the_committed_results_give(monkeypatch, tm
     """`make report` mends a failure; a sentence or number typed by hand is one. What is committed
     is judged: runs may be under way in the checkout."""
     with subprocess.Popen(
-        ["git", "archive", "HEAD", "results", "README.md"], cwd=ROOT, stdout=subprocess.PIPE
+        ["git", "archive", "HEAD", "results", "README.md", "WORKSPACE.md"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
     ) as archive:
         subprocess.run(["tar", "-x", "-C", str(tmp_path)], stdin=archive.stdout, check=True)
     monkeypatch.chdir(tmp_path)
