@@ -14,7 +14,7 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import flags
@@ -53,7 +53,7 @@ class NotEnoughDataError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """What the claims are judged by.
+    """What the claims are judged by: files, each read once.
 
     Attributes:
       directory: of the results.
@@ -62,16 +62,34 @@ class Results:
 
     directory: pathlib.Path
     budget: str = "medium"
+    _read: dict[tuple, Any] = dataclasses.field(default_factory=dict, compare=False, repr=False)
+
+    def planned(self, task: str) -> list[figure4.Run]:
+        """Returns Figure 4's runs of a task."""
+        if () not in self._read:
+            self._read[()] = figure4.planned(self.budget, self.directory)
+        return [run for run in self._read[()] if run.task == task]
+
+    def best(self, task: str, algorithm: str) -> list[figure4.Run]:
+        """Returns the finished runs of an algorithm, by seed; of a sweep, of its best setting."""
+        if (task, algorithm) not in self._read:
+            self._read[task, algorithm] = figure4.best(self.planned(task), task, algorithm)
+        return self._read[task, algorithm]
 
     def runs(self, task: str, algorithm: str) -> list[figure4.Run]:
-        """Returns the finished runs of an algorithm, by seed; of a sweep, of its best setting.
+        """Returns `best` where there is enough of it.
 
         Raises:
           NotEnoughDataError: there are fewer than MIN_SEEDS, of any setting of a sweep.
         """
-        every = figure4.planned(self.budget, self.directory, f"{task}/*")
+        if (task, algorithm, "enough") not in self._read:
+            self._check_seeds(task, algorithm)
+            self._read[task, algorithm, "enough"] = True
+        return self.best(task, algorithm)
+
+    def _check_seeds(self, task: str, algorithm: str) -> None:
         seeds: dict[str, int] = {}
-        for run in every:
+        for run in self.planned(task):
             if run.algorithm == algorithm and not run.screening:
                 seeds[run.setting] = seeds.get(run.setting, 0) + run.done
         for setting, count in seeds.items():
@@ -83,7 +101,6 @@ class Results:
             raise NotEnoughDataError(
                 f"no finished sweep of {task}/{algorithm} at budget={self.budget}"
             )
-        return figure4.best(every, task, algorithm)
 
     def final(self, task: str, algorithm: str) -> np.ndarray:
         """Returns the final performance of each seed, [S]."""
@@ -490,8 +507,7 @@ def draw(results: Results, path: pathlib.Path) -> bool:
     lengths, with_length = {}, []
     for claim, (tasks, algorithms) in CURVES.items():
         for task in tasks:
-            runs = figure4.planned(results.budget, results.directory, f"{task}/*")
-            found = {name: best for name in algorithms if (best := figure4.best(runs, task, name))}
+            found = {name: best for name in algorithms if (best := results.best(task, name))}
             if len(found) < 2:
                 continue
             title = f"{claim}: {figure4.TITLES[task]}"

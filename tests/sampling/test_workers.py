@@ -79,7 +79,7 @@ OTHERS = [
 ]
 
 
-@pytest.mark.parametrize("config", [pytest.param(TINY, id="pong"), *OTHERS])
+@pytest.mark.parametrize("config", [pytest.param(TINY, id="pong", marks=pytest.mark.slow), *OTHERS])
 def test_any_number_of_workers_gives_the_same_bits(tmp_path, config):
     numbers = (1, 2, 4) if config is TINY else (1, 2)
     ends = [
