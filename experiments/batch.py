@@ -17,8 +17,9 @@ from typing import Any, Protocol
 import tqdm
 from absl import flags
 
-from experiments import cli, configs, train
-from trpo_repro import config, environments, runs, settings
+from experiments import cli, configs
+from experiments import train as _train_flags  # noqa: F401, whose flags are refused here
+from trpo_repro import config, runs
 from trpo_repro.analysis import curves
 
 LIST = flags.DEFINE_bool("list", False, "Print the command of every run, and what is done.")
@@ -32,7 +33,7 @@ ONLY = flags.DEFINE_string(
     "*",
     "Glob of TASK/SETTING/seed_N: the runs to list or run; figures take all that there are.",
 )
-flags.declare_key_flag("workers")  # train.py's; the others of its flags are the budget's here
+JOBS = flags.DEFINE_integer("jobs", 1, "Runs at a time, which share the cores.", lower_bound=1)
 
 
 class Job(Protocol):
@@ -121,6 +122,11 @@ class Run:
         return [f"--{name}={value}" for name, value in named.items()]
 
     @property
+    def command(self) -> list[str]:
+        """What makes the run by itself."""
+        return ["python", "experiments/train.py", *self.arguments]
+
+    @property
     def wanted(self) -> int:
         """Iterations that the experiment asks for."""
         return self.config.iterations if self.stop_at is None else self.stop_at
@@ -156,8 +162,9 @@ class Run:
         return total if self.done else most_steps(self, self.iterations), total
 
     def job(self, cores: int) -> tuple[Callable[..., None], *tuple[Any, ...]]:
-        flag = "workers" if environments.is_atari(self.task) else "threads"
-        return _train, [*self.arguments, f"--{flag}={cores}"], self.directory
+        share: dict[str, Any] = {"workers" if self.config.is_atari else "threads": cores}
+        config_ = dataclasses.replace(self.config, **share)
+        return _train, config_, self.directory, self.stop_at, self.command
 
     def check(self) -> None:
         """Raises ValueError if the directory holds what can be neither used nor gone on with."""
@@ -193,7 +200,7 @@ def main(planned: Callable[[str], list[Run]], draw: Callable[[], None]) -> None:
     """
     if not (LIST.value or RUN.value or PLOT.value):
         cli.refuse("give at least one of --list, --run and --plot")
-    refuse_flags_of_train(but="workers")
+    refuse_flags_of_train()
     try:
         chosen = planned(ONLY.value)
         if LIST.value:
@@ -201,18 +208,17 @@ def main(planned: Callable[[str], list[Run]], draw: Callable[[], None]) -> None:
         if RUN.value:
             for run in chosen:
                 run.check()
-            jobs = 1 if flags.FLAGS.workers is None else flags.FLAGS.workers
-            execute(lambda: planned(ONLY.value), jobs)
+            execute(lambda: planned(ONLY.value), JOBS.value)
         if PLOT.value:
             draw()
     except (ValueError, OSError) as error:
         cli.refuse(str(error))
 
 
-def refuse_flags_of_train(*, but: str = "") -> None:
-    """Ends the process with one line if a flag of train.py's is given, other than one."""
+def refuse_flags_of_train() -> None:
+    """Ends the process with one line if a flag of train.py's is given."""
     settings = (field.name for field in dataclasses.fields(config.Config))
-    for name in sorted({"preset", "resume", "stop_at", *settings} - {but}):
+    for name in sorted({"preset", "resume", "stop_at", *settings}):
         if flags.FLAGS[name].present:
             cli.refuse(
                 f"--{name} is train.py's: the budget decides the settings, and runs continue where "
@@ -223,7 +229,7 @@ def refuse_flags_of_train(*, but: str = "") -> None:
 def show(chosen: Sequence[Run]) -> None:
     """Prints every run's command; what is done is marked."""
     for run in chosen:
-        command = shlex.join(["python", "experiments/train.py", *run.arguments])
+        command = shlex.join(run.command)
         try:
             state = "done" if run.done else f"{run.iterations} of {run.wanted} iterations"
         except ValueError as error:
@@ -242,9 +248,8 @@ def execute(plan: Callable[[], Sequence[Job]], jobs: int) -> None:
       jobs: runs at a time.
 
     Raises:
-      ValueError: fewer than one job, or a run failed.
+      ValueError: a run failed.
     """
-    settings.require(jobs >= 1, "jobs", jobs, "at least 1")
     chosen = plan()
     missing = [run for run in chosen if not run.done]
     print(f"{len(chosen) - len(missing)} of {len(chosen)} runs are done")
@@ -352,20 +357,18 @@ def _own_signals() -> None:
     os.setpgrp()
 
 
-def _train(arguments: list[str], directory: pathlib.Path) -> None:
-    """Runs experiments/train.py in this worker; what it prints goes to train.log."""
+def _train(
+    settings: config.Config, directory: pathlib.Path, stop_at: int | None, command: list[str]
+) -> None:
+    """Makes or resumes a run in this worker; what it prints goes to train.log."""
     if not runs.can_resume(directory):  # what could not be continued is made again
         shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True, exist_ok=True)
-    resume = ["--resume"] if (directory / "config.json").exists() else []
-    sys.argv = ["experiments/train.py", *arguments, *resume]
     with (directory / "train.log").open("a") as log:
         os.dup2(log.fileno(), sys.stdout.fileno())
         os.dup2(log.fileno(), sys.stderr.fileno())
-    for name in flags.FLAGS:
-        flags.FLAGS[name].unparse()
-    flags.FLAGS(sys.argv)
-    train.main([])
+    resume = (directory / "config.json").exists()
+    runs.run(settings, directory, resume=resume, stop_at=stop_at, command=command)
 
 
 def finished(chosen: Sequence[Run], task: str, setting: str) -> list[Run]:

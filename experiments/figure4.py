@@ -1,7 +1,7 @@
 """Figure 4: every algorithm on cart-pole, swimmer, hopper and walker.
 
 python experiments/figure4.py --list --budget=medium
-python experiments/figure4.py --run --budget=medium --only='cartpole/*' --workers=2
+python experiments/figure4.py --run --budget=medium --only='cartpole/*' --jobs=2
 python experiments/figure4.py --plot --budget=medium
 
 Runs are --out/TASK/SETTING/seed_N, with results as default (runs/figure4_smoke for smoke); those of

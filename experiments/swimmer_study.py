@@ -1,6 +1,6 @@
 """Why swimmer plateaus: the point whose velocity is rewarded, against the discount factor.
 
-python experiments/swimmer_study.py --run --workers=2
+python experiments/swimmer_study.py --run --jobs=2
 python experiments/swimmer_study.py --plot
 
 TRPO (single path) and CEM on the paper's swimmer, rewarded for the velocity of its root joint, as
