@@ -170,15 +170,15 @@ def evaluation(run: batch.Run) -> list[float]:
     path = run.directory / "evaluation.json"
     environment = training.make_environment(run.config)
     policy = training.make_policy(run.config, environment)
-    theta, iteration = runs.load_policy(run.directory / "policy.npz", policy)
+    saved = runs.load_policy(run.directory / "policy.npz", policy, normalized=False)
     if path.exists():
         record = json.loads(path.read_text())
-        if record["iteration"] == iteration:
+        if record["iteration"] == saved.iteration:
             return record["scores"]
     key = Key(EVALUATION_SEED)
-    played = population.evaluate_policy(environment, policy, theta, key, episodes=EPISODES)
+    played = population.evaluate_policy(environment, policy, saved.theta, key, episodes=EPISODES)
     record = {
-        "iteration": iteration,
+        "iteration": saved.iteration,
         "scores": played.returns.tolist(),
         "decisions": played.lengths.tolist(),
     }

@@ -100,9 +100,9 @@ def judged(run: batch.Run, task: str) -> float:
     """Returns the mean reward per time step of a run's final policy in a task."""
     environment = environments.make(task)
     policy = training.make_policy(run.config, environment)
-    theta, _ = runs.load_policy(run.directory / "policy.npz", policy)
+    saved = runs.load_policy(run.directory / "policy.npz", policy, normalized=False)
     key = Key(EVALUATION_SEED)
-    played = population.evaluate_policy(environment, policy, theta, key, episodes=EPISODES)
+    played = population.evaluate_policy(environment, policy, saved.theta, key, episodes=EPISODES)
     return float(played.returns.mean() / environment.max_episode_steps)
 
 

@@ -1,7 +1,6 @@
 """Atari's script on a real ROM with tiny settings: runs, figures, tables."""
 
 import csv
-import dataclasses
 import json
 import pathlib
 
@@ -9,7 +8,6 @@ import numpy as np
 import pytest
 
 from experiments import atari, configs
-from trpo_repro import runs, training
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
@@ -68,20 +66,6 @@ def test_the_paper_budget_is_table_3():
     assert vine.proposal == "uniform"
     assert single.kl_limit == vine.kl_limit == 0.01
     assert single.damping == vine.damping == 0.1  # a departure
-
-
-def test_a_policy_file_of_another_network_is_refused(tmp_path):
-    small, other = (
-        training.make_policy(config, training.make_environment(config))
-        for config in (configs.preset("paper", name) for name in ("cartpole", "swimmer"))
-    )
-    state = training.Trainer(configs.preset("paper", "cartpole")).initial_state()
-    runs.save_policy(tmp_path / "policy.npz", small, dataclasses.replace(state, iteration=7))
-    theta, iteration = runs.load_policy(tmp_path / "policy.npz", small)
-    np.testing.assert_array_equal(theta, state.theta)
-    assert iteration == 7
-    with pytest.raises(ValueError, match="another network"):
-        runs.load_policy(tmp_path / "policy.npz", other)
 
 
 @pytest.mark.parametrize(
