@@ -14,7 +14,7 @@ import dataclasses
 import io
 import pathlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from absl import flags
@@ -207,21 +207,23 @@ def _ranked(finals: np.ndarray) -> float:
 def summarize(chosen: Sequence[Run]) -> list[dict]:
     """Returns a row of COLUMNS for every setting with finished runs."""
     rows = []
-    for task, setting, algorithm, screening in dict.fromkeys(
-        (run.task, run.setting, run.algorithm, run.screening) for run in chosen
-    ):
-        found = [
-            run
-            for run in chosen
-            if (run.task, run.setting, run.screening) == (task, setting, screening) and run.done
-        ]
-        if not found:
-            continue
+    for found in finished_settings(chosen):
+        first = found[0]
         interval = intervals.across_seeds(final(found)[:, None], np.random.default_rng(0))[:, 0]
-        drawn = best(chosen, task, algorithm) == found
-        cells = (task, setting, len(found), found[0].wanted, *interval, int(drawn))
+        drawn = best(chosen, first.task, first.algorithm) == found
+        cells = (first.task, first.setting, len(found), first.wanted, *interval, int(drawn))
         rows.append(dict(zip(COLUMNS, cells, strict=True)))
     return rows
+
+
+def finished_settings(chosen: Sequence[Run]) -> Iterator[list[Run]]:
+    """Yields the finished runs of each setting that has some; a first round is one of its own."""
+    groups: dict[tuple, list[Run]] = {}
+    for run in chosen:
+        if run.done:
+            groups.setdefault((run.task, run.setting, run.screening), []).append(run)
+    order = dict.fromkeys((run.task, run.setting, run.screening) for run in chosen)
+    return (groups[key] for key in order if key in groups)
 
 
 if __name__ == "__main__":

@@ -284,15 +284,7 @@ def _in_full(out: pathlib.Path, runs: Sequence[batch.Run]) -> list[batch.Run]:
 
 
 def _setting_rows(out: pathlib.Path, runs: Sequence[batch.Run]) -> Iterable[Sequence[str]]:
-    keys = dict.fromkeys((run.task, run.setting, run.algorithm, run.screening) for run in runs)
-    for task, setting, algorithm, screening in keys:
-        found = [
-            run
-            for run in runs
-            if (run.task, run.setting, run.screening) == (task, setting, screening) and run.done
-        ]
-        if not found:
-            continue
+    for found in figure4.finished_settings(runs):
         tables = [curves.read(_csv(run)) for run in found]
         last = [slice(run.wanted) for run in found]
         lengths = [t["episode_length"][s][-1] for t, s in zip(tables, last, strict=True)]
@@ -309,7 +301,7 @@ def _setting_rows(out: pathlib.Path, runs: Sequence[batch.Run]) -> Iterable[Sequ
             f"{len(found)} × {found[0].wanted}",
             _count(np.mean(steps)),
             f"{np.mean(minutes):.1f}",
-            "yes" if figure4.best(runs, task, algorithm) == found else "",
+            "yes" if figure4.best(runs, found[0].task, found[0].algorithm) == found else "",
         )
 
 
