@@ -130,7 +130,7 @@ def draw(chosen: Sequence[Run], file: pathlib.Path, x: str) -> None:
         missing = len(algorithms) - len(found)
         notes = [f"unfinished: fewer than {wanted} iterations"] * short
         notes += [f"{missing} of {len(algorithms)} methods not run yet"] * bool(missing)
-        title = f"{TITLES[task]} ({', '.join(notes)})" if notes else TITLES[task]
+        title = "\n".join([TITLES[task], *notes])
         panels[title] = {
             _label(runs[0]): [run.directory for run in runs] for runs in found.values()
         }
@@ -156,7 +156,7 @@ def drawable(chosen: Sequence[Run], task: str, algorithm: str) -> list[Run]:
     if configs.ALGORITHMS[algorithm].sweep is not None:
         return best(chosen, task, algorithm)
     runs = [run for run in chosen if (run.task, run.algorithm) == (task, algorithm)]
-    longest = max((run.iterations for run in runs), default=0)
+    longest = max((min(run.iterations, run.wanted) for run in runs), default=0)
     return [run for run in runs if run.iterations >= max(2, longest / 2)]
 
 

@@ -207,5 +207,7 @@ def test_unfinished_seeds_far_behind_are_not_drawn(tmp_path):
         _write_run(run, [0.0] * count)
     drawn = figure4.drawable(chosen, "walker", "single_path")
     assert [run.config.seed for run in drawn] == [1, 2]
+    asked = [dataclasses.replace(run, stop_at=3) for run in chosen]
+    assert len(figure4.drawable(asked, "walker", "single_path")) == 3  # all have what is asked for
     figure4.draw(chosen, tmp_path / "figure.png", "iteration")
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")

@@ -57,7 +57,11 @@ def learning_curves(
         raise ValueError("there is no run to draw")
     drawn = [(title, title, y) for title in panels]
     drawn += [
-        (f"{title}: episode length", title, "episode_length")
+        (
+            "\n".join([title.partition("\n")[0] + ": episode length", *title.splitlines()[1:]]),
+            title,
+            "episode_length",
+        )
         for title in with_episode_length
         if title in panels
     ]
@@ -72,10 +76,11 @@ def learning_curves(
         groups = panels[title]
         for label, runs in groups.items():
             # A label without the value that follows a comma has one color in every panel.
-            color = f"C{labels.index(label.partition(',')[0])}"
+            place = labels.index(label.partition(",")[0])
+            style = {"color": f"C{place}", "linestyle": ("-", "--", ":")[place // 10]}  # 10 colors
             longest = (lengths or {}).get(title)
             _draw_curve(
-                axes, runs, label, color, x=x, y=column, generator=generator, longest=longest
+                axes, runs, label, style, x=x, y=column, generator=generator, longest=longest
             )
         for i, (label, height) in enumerate((levels or {}).get(heading, {}).items()):
             axes.axhline(height, color="gray", linestyle=("--", ":")[i % 2], label=label)
@@ -94,7 +99,7 @@ def learning_curves(
     canvas.savefig(output, dpi=150)
 
 
-def _draw_curve(axes, runs, label, color, *, x, y, generator, longest):
+def _draw_curve(axes, runs, label, style, *, x, y, generator, longest):
     """Draws mean and interval over the runs of one setting, up to the shortest run's end."""
     tables = [curves.read(run / "metrics.csv") for run in runs]
     for run, table in zip(runs, tables, strict=True):
@@ -107,5 +112,5 @@ def _draw_curve(axes, runs, label, color, *, x, y, generator, longest):
     horizontal = np.mean([table[x][:length] for table in tables], axis=0)
     mean, low, high = intervals.across_seeds(values, generator)
     seeds = f"{len(runs)} seeds" if len(runs) > 1 else "1 seed"
-    axes.plot(horizontal, mean, color=color, label=f"{label} ({seeds})", linewidth=1.5)
-    axes.fill_between(horizontal, low, high, color=color, alpha=0.2, linewidth=0)
+    axes.plot(horizontal, mean, **style, label=f"{label} ({seeds})", linewidth=1.5)
+    axes.fill_between(horizontal, low, high, color=style["color"], alpha=0.2, linewidth=0)
