@@ -163,8 +163,8 @@ class Run:
 
     def job(self, cores: int) -> tuple[Callable[..., None], *tuple[Any, ...]]:
         share: dict[str, Any] = {"workers" if self.config.is_atari else "threads": cores}
-        config_ = dataclasses.replace(self.config, **share)
-        return _train, config_, self.directory, self.stop_at, self.command
+        shared = dataclasses.replace(self.config, **share)
+        return _train, shared, self.directory, self.stop_at, self.command
 
     def check(self) -> None:
         """Raises ValueError if the directory holds what can be neither used nor gone on with."""

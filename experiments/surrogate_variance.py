@@ -60,7 +60,7 @@ def measure(task: str, gradients: int, iterations: int, **changes: Any) -> list[
     def path_rows(paths, key, count):
         """Returns rows of `count` steps of the paths, chosen at random (all when None)."""
         sums = returns.discounted_sums(paths.rewards, paths.ends, config.discount)
-        states = estimators.state_rows(paths, config.discount, np.asarray)
+        states = estimators.state_rows(paths, np.asarray)
         rows = estimators.path_rows(paths, states, sums - sums.mean())
         if count is None:
             return rows
@@ -81,7 +81,7 @@ def measure(task: str, gradients: int, iterations: int, **changes: Any) -> list[
             rollout_length=config.rollout_length,
             discount=config.discount,
         )
-        states = estimators.state_rows(sample.paths, config.discount, np.asarray)
+        states = estimators.state_rows(sample.paths, np.asarray)
         rows = estimators.vine_rows(sample, states)
         rows["q_values"] = rows["q_values"].astype(np.float32)
         samples["vine"].append(branched(theta, rows) * shrinkage)

@@ -68,14 +68,14 @@ class SinglePathEstimator:
     separate_kl_states = False
 
     def __init__(self, settings: Any, baseline: baselines.Baseline | None):
-        """Args: settings: ReturnSettings and AdvantageSettings; baseline: V, or None."""
+        """Args: settings: of the run; baseline: V, or None."""
         self._settings = settings
         self._baseline = baseline
         self._reward = np.sign if settings.clip_rewards else np.asarray
 
     def __call__(self, sample, baseline, normalize, generator):
         paths: single_path.Trajectories = sample.paths
-        states = state_rows(paths, self._settings.discount, normalize)
+        states = state_rows(paths, normalize, _state_discount(self._settings))
         advantages, fitted, explained = self._advantages(
             paths, states["observations"], baseline, normalize, generator
         )
@@ -106,8 +106,8 @@ class VineEstimator:
     """Eqs. 15 and 16: the rollout states with their branches' Q-values."""
 
     def __init__(self, settings: Any, policy: policy_lib.Policy):
-        """Args: settings: VineSettings and ReturnSettings; policy: that the branches follow."""
-        self._discount = settings.discount
+        """Args: settings: of the run; policy: that the branches follow."""
+        self._discount = _state_discount(settings)
         self.separate_kl_states = settings.kl_states == "trunk"
         every_action = vine.enumerates_actions(
             policy, settings.rollouts_per_state, settings.proposal
@@ -118,7 +118,7 @@ class VineEstimator:
 
     def __call__(self, sample, baseline, normalize, generator):
         del generator  # nothing is drawn: there is no value function
-        states = state_rows(sample.paths, self._discount, normalize)
+        states = state_rows(sample.paths, normalize, self._discount)
         # The step does not change with the scale of Q (App. C): taken out for float32's sake.
         rows = vine_rows(sample, states)
         deviation = rows["q_values"].std()
@@ -128,14 +128,26 @@ class VineEstimator:
 
 
 def state_rows(
-    paths: single_path.Trajectories, discount: float, normalize: Normalize
+    paths: single_path.Trajectories, normalize: Normalize, discount: float | None = None
 ) -> dict[str, Any]:
-    """Returns the states of paths or trunks: `observations`, and `weights` γᵗ, [T * B, ...]."""
+    """Returns the states of paths or trunks, [T * B, ...]: `observations`, and `weights` γᵗ.
+
+    Args:
+      paths: [T, B] trajectories.
+      normalize: [N, ...] observations → what the policy sees.
+      discount: γ of the weights; None where states count equally, and have none.
+    """
     observations = paths.rows()
     if not isinstance(observations, frames.StackedFrames):
         observations = normalize(observations)
+    if discount is None:
+        return {"observations": observations}
     weights = (discount ** _flat(paths.elapsed)).astype(np.float32)
     return {"observations": observations, "weights": weights}
+
+
+def _state_discount(settings: Any) -> float | None:
+    return settings.discount if settings.state_weighting == "discounted" else None
 
 
 def path_rows(

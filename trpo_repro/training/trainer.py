@@ -120,7 +120,8 @@ class Trainer:
             )
             report = {**report, "explained_variance": estimate.explained_variance}
             baseline = estimate.baseline
-            normalizer = state.normalizer and state.normalizer.update(_flat(paths.observations))
+            seen = paths.observations.reshape(-1, paths.observations.shape[-1])
+            normalizer = state.normalizer and state.normalizer.update(seen)
         else:
             logging.error(
                 "task %s, iteration %d: the environment returned a number that is not finite; "
@@ -169,8 +170,3 @@ class Trainer:
     def _read(self, rows: Mapping[str, Any]) -> dict[str, Any]:
         """Returns those of a batch's arrays that the update reads."""
         return {name: array for name, array in rows.items() if name in self._update.row_names}
-
-
-def _flat(array: np.ndarray) -> np.ndarray:
-    """Returns [T, B, ...] as [T * B, ...]."""
-    return array.reshape(-1, *array.shape[2:])
