@@ -1,0 +1,101 @@
+"""The metrics of a run: one row an iteration, in metrics.csv and TensorBoard.
+
+WORKSPACE.md defines each column.
+"""
+
+import csv
+import io
+import math
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from trpo_repro import files
+
+TIMES = ("seconds_sampling", "seconds_update", "steps_per_second")
+
+COLUMNS = (
+    "iteration",
+    "env_steps",
+    "episodes",
+    "return_mean",
+    "return_min",
+    "return_max",
+    "return_recent",
+    "episode_length",
+    "reward_per_step",
+    "reward_mean",
+    "surrogate_before",
+    "surrogate_after",
+    "mean_kl",
+    "max_kl",
+    "entropy",
+    "gradient_norm",
+    "step_norm",
+    "cg_residual",
+    "backtracks",
+    "accepted",
+    "outcome",
+    "explained_variance",
+    *TIMES,
+)
+
+
+class Writer:
+    """Appends rows to metrics.csv and a TensorBoard log in a run's directory."""
+
+    def __init__(self, directory: pathlib.Path, completed_iterations: int):
+        """Opens the files; rows after `completed_iterations` are dropped, to be made again.
+
+        Raises:
+          ValueError: the rows before are not there.
+        """
+        self._path = directory / "metrics.csv"
+        kept = []
+        if self._path.exists():
+            with self._path.open(newline="") as file:
+                kept = list(csv.reader(file))[1 : completed_iterations + 1]
+        expected = [str(i) for i in range(1, completed_iterations + 1)]
+        if [row[0] for row in kept if len(row) == len(COLUMNS)] != expected:
+            raise ValueError(f"{self._path} lacks rows of the {completed_iterations} iterations")
+        files.write_text(self._path, "".join(map(_line, [COLUMNS, *kept])))
+        self._file = self._path.open("a", newline="")
+        self._board = tf.summary.create_file_writer(str(directory / "tensorboard"))
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Appends one row, to disk before it returns; columns that it lacks stay empty."""
+        row = {name: row.get(name, math.nan) for name in COLUMNS}
+        self._file.write(_line([_text(row[name]) for name in COLUMNS]))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        with self._board.as_default(step=row["iteration"]):
+            for name in COLUMNS:
+                value = row[name]
+                if not isinstance(value, str) and math.isfinite(value):
+                    tf.summary.scalar(name, value)
+        self._board.flush()
+
+    def close(self) -> None:
+        self._file.close()
+        self._board.close()
+
+
+def _text(value: Any) -> str:
+    """Returns the shortest text that reads back as the same number; nothing for NaN."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, (bool, np.bool_)):
+        return str(int(value))
+    if isinstance(value, (int, np.integer)):
+        return str(value)
+    return "" if math.isnan(value) else str(value)
+
+
+def _line(cells) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerow(cells)
+    return buffer.getvalue()

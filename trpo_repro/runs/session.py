@@ -1,0 +1,234 @@
+"""A session of a run in its directory: from start or resume to the end, or to a signal."""
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import tqdm
+from absl import logging
+
+from trpo_repro import files, training
+from trpo_repro.config import BLACK_BOX, Config, unused_settings
+from trpo_repro.runs import checkpoint, metrics, provenance, saved_policies
+
+# A resumed run may change these.
+FREE_ON_RESUME = ("iterations", "target_return", "threads", "workers", "ray_address")
+
+
+def run(
+    config: Config,
+    directory: pathlib.Path,
+    *,
+    resume: bool,
+    stop_at: int | None = None,
+    command: Sequence[str] | None = None,
+) -> training.State | None:
+    """Trains in a directory: config.json, metrics.csv, tensorboard/, checkpoints/, policy.npz.
+
+    A checkpoint is written after every iteration. SIGINT and SIGTERM end the session at once with
+    the last completed iteration saved. Every session leaves the policy; if the run is unfinished,
+    also its checkpoint in one compressed file beside metrics.csv, from which any copy of the
+    directory can be resumed.
+
+    Args:
+      config: of the run.
+      directory: of the run.
+      resume: go on from the directory's last checkpoint.
+      stop_at: leave the run unfinished after this many iterations in all.
+      command: of the session, for the record; this process's own when None.
+
+    Returns:
+      The last state completed; None if a signal came before there was one.
+
+    Raises:
+      ValueError: the directory holds another run, or none to resume.
+      CheckpointError: no readable checkpoint.
+      OSError: the directory cannot be written.
+    """
+    checkpoints = directory / "checkpoints"
+    state = None
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(stop_signals(signal.default_int_handler))
+        try:
+            trainer, state = _start(config, directory, stack, resume=resume, command=command)
+            writer = metrics.Writer(directory, state.iteration)
+            stack.callback(writer.close)
+            progress = tqdm.tqdm(
+                initial=state.iteration,
+                total=config.iterations,
+                unit="iteration",
+                desc=f"{config.task} {config.algorithm} seed {config.seed}",
+                dynamic_ncols=True,
+                mininterval=1.0,
+            )
+            stack.callback(progress.close)
+            for after, row in training.iterations(trainer, state, stop_at):
+                with _held_signals():
+                    if training.ended(config, after) or after.iteration == stop_at:
+                        # Before the last line of metrics.csv, which tells that the run is done.
+                        saved_policies.save_policy(directory / "policy.npz", trainer.policy, after)
+                    writer.write(row)
+                    state = after
+                    checkpoint.save(checkpoints, state.iteration, state.to_arrays())
+                kl = f"KL {row['mean_kl']:.3g}, " if "mean_kl" in row else ""
+                progress.set_postfix_str(
+                    f"return {row['return_recent']:.4g}, {kl}{row['steps_per_second']:.0f} steps/s"
+                )
+                progress.update()
+            with _held_signals():
+                _leave(config, directory, trainer, state)
+        except KeyboardInterrupt:
+            with stop_signals(signal.SIG_IGN):
+                if state is not None:
+                    checkpoint.save(checkpoints, state.iteration, state.to_arrays())
+                    _leave(config, directory, trainer, state)
+                done = state.iteration if state else "no"
+                message = f"stopped; {done} iterations saved; go on with --resume"
+                tqdm.tqdm.write(message, file=sys.stderr)
+    return state
+
+
+def _leave(
+    config: Config,
+    directory: pathlib.Path,
+    trainer: training.Trainer | training.BlackBoxTrainer,
+    state: training.State,
+) -> None:
+    """Writes what a run's directory holds between sessions."""
+    saved_policies.save_policy(directory / "policy.npz", trainer.policy, state)
+    if training.ended(config, state):
+        checkpoint.delete(directory)
+    else:
+        arrays = state.to_arrays()
+        checkpoint.save(directory, state.iteration, arrays, kept=1, compressed=True)
+
+
+def _start(
+    config: Config,
+    directory: pathlib.Path,
+    stack: contextlib.ExitStack,
+    *,
+    resume: bool,
+    command: Sequence[str] | None,
+) -> tuple[training.Trainer | training.BlackBoxTrainer, training.State]:
+    """Returns trainer and first state; a new run's directory is made after all checks passed.
+
+    The stack closes the trainer.
+    """
+    record: dict[str, Any] = {"sessions": []}
+    if resume:
+        record = check_resumable(config, directory)
+        for name in ("iterations", "target_return"):
+            before, now = record["config"].get(name), getattr(config, name)
+            if before != now:
+                logging.warning("%s was %s before and is %s now", name, before, now)
+    elif (directory / "config.json").exists():
+        raise ValueError(f"{directory} already holds a run; pass --resume or another --out")
+    trainer = training.make_trainer(config)
+    stack.callback(trainer.close)
+    if resume:
+        state = load_state(directory)
+    else:
+        state = trainer.initial_state()
+        checkpoint.save(directory / "checkpoints", 0, state.to_arrays())
+    if training.ended(config, state):
+        saved_policies.save_policy(directory / "policy.npz", trainer.policy, state)
+        raised = "--iterations" if config.target_return is None else "--iterations, --target_return"
+        message = f"{directory} ended after {state.iteration} iterations; raise {raised}"
+        tqdm.tqdm.write(message, file=sys.stderr)
+        return trainer, state
+    limit = trainer.environment.max_episode_steps
+    whole = config.algorithm in BLACK_BOX or config.path_length >= limit
+    if config.fresh_paths and not whole:
+        logging.warning(
+            "path_length=%d is shorter than the time limit of %d: returns are reported only of "
+            "episodes that end within a path",
+            config.path_length,
+            limit,
+        )
+    session = provenance.describe_session(state.iteration, command)
+    for before in record["sessions"][-1:]:
+        if before["versions"] != session["versions"]:
+            logging.warning("%s: library versions have changed; numbers may differ", directory)
+    record = {
+        "config": read_fields(config),
+        "sessions": [*record["sessions"], session],
+    }
+    files.write_text(directory / "config.json", json.dumps(record, indent=2) + "\n")
+    return trainer, state
+
+
+@contextlib.contextmanager
+def stop_signals(handler) -> Iterator[None]:
+    """Handles SIGINT and SIGTERM with `handler`; other threads than the main cannot and do not."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {name: signal.signal(name, handler) for name in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for name, old in before.items():
+            signal.signal(name, old)
+
+
+@contextlib.contextmanager
+def _held_signals() -> Iterator[None]:
+    """Holds SIGINT and SIGTERM until the body is done: they would break an archive half-way."""
+    caught: list[int] = []
+    with stop_signals(lambda number, _: caught.append(number)):
+        yield
+    if caught:
+        raise KeyboardInterrupt
+
+
+def load_state(directory: pathlib.Path) -> training.State:
+    """Returns the last state that a run's directory holds.
+
+    Raises:
+      CheckpointError: there is no readable one.
+    """
+    return training.State.from_arrays(checkpoint.load_latest(directory / "checkpoints", directory))
+
+
+def can_resume(directory: pathlib.Path) -> bool:
+    """Whether a run's directory holds a checkpoint."""
+    return checkpoint.exist(directory / "checkpoints", directory)
+
+
+def check_resumable(config: Config, directory: pathlib.Path) -> dict[str, Any]:
+    """Returns a run's config.json; ValueError unless the run has this configuration."""
+    path = directory / "config.json"
+    if not path.exists():
+        raise ValueError(f"{directory} holds no run to resume")
+    try:
+        record = json.loads(path.read_text())
+        record["config"], record["sessions"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged: {error!r}") from error
+    asked = json.loads(json.dumps(read_fields(config)))
+    # What a run knew nothing of has its default value.
+    saved = {**json.loads(json.dumps(dataclasses.asdict(Config()))), **record["config"]}
+    differing = [
+        f"{name} is {saved[name]!r} there and {asked[name]!r} here"
+        for name in sorted(asked)
+        if saved[name] != asked[name] and name not in FREE_ON_RESUME
+    ]
+    if differing:
+        raise ValueError(
+            f"{directory} holds a run of another configuration: {'; '.join(differing)}; move it "
+            "away, or give another --out"
+        )
+    return record
+
+
+def read_fields(config: Config) -> dict[str, Any]:
+    """Returns the fields that a run of the configuration reads."""
+    unread = unused_settings(config)
+    return {name: v for name, v in dataclasses.asdict(config).items() if name not in unread}
