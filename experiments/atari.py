@@ -4,8 +4,8 @@ python experiments/atari.py --list --budget=medium
 python experiments/atari.py --run --budget=medium --only='pong/single_path/*'
 python experiments/atari.py --plot --budget=medium
 
-Runs are --out/GAME/SAMPLER/seed_N, with results/atari as default (runs/atari_smoke for smoke). What
-is there is not run again, and what was interrupted goes on. --plot plays 30 episodes with every new
+Runs are --out/GAME/SAMPLER/seed_N, with results/atari as default (runs/atari_smoke for smoke).
+Finished runs are skipped, and interrupted ones continue. --plot plays 30 episodes with every new
 final policy, draws Figure 5 and writes Table 1, with what there is.
 
 A run's two scores: the mean undiscounted score of the last 100 training episodes, and of 30
@@ -40,8 +40,8 @@ flags.declare_key_flag("out")
 EPISODES = 30  # of an evaluation
 EVALUATION_SEED = 10_000  # apart from the seeds of training
 COLUMNS = ("row", "budget", "score", *configs.GAMES)
-# Rows of the table that others have published: source, algorithm → label.
-OTHERS = {
+# Rows of the table that published_rows have published: source, algorithm → label.
+PUBLISHED_ROWS = {
     ("TRPO paper Table 1", "Random"): "random",
     ("TRPO paper Table 1", "Human (Mnih 2013)"): "human",
     ("TRPO paper Table 1", "DQN (Mnih 2013)"): "DQN (Mnih et al. 2013)",
@@ -92,16 +92,16 @@ def plot(chosen: Sequence[batch.Run], out: pathlib.Path) -> None:
         for run in begun:
             if run.task == game:
                 panel.setdefault(configs.ALGORITHMS[run.setting].label, []).append(run.directory)
-    others = published(pathlib.Path(PUBLISHED.value))
+    published_rows = published(pathlib.Path(PUBLISHED.value))
     levels = {
-        title: {row["row"]: row[game] for row in others if row["row"] in LEVELS}
+        title: {row["row"]: row[game] for row in published_rows if row["row"] in LEVELS}
         for game, title in configs.GAMES.items()
     }
     for x in ("iteration", "env_steps"):
         file = out / f"figure5_{x}.png"
         plots.learning_curves(panels, file, x=x, y="return_recent", levels=levels, columns=3)
         print(file)
-    rows = [*others, *own(begun)]
+    rows = [*published_rows, *measured_rows(begun)]
     scores = [row for row in rows if row["row"] not in ("random", "human")]
     rows += [normalized(row, rows) for row in scores if "error" not in row["score"]]
     buffer = io.StringIO()
@@ -122,7 +122,7 @@ def published(path: pathlib.Path) -> list[dict]:
     with path.open(newline="") as file:
         table = list(csv.DictReader(file))
     rows = []
-    for (source, algorithm), label in OTHERS.items():
+    for (source, algorithm), label in PUBLISHED_ROWS.items():
         row: dict[str, Any] = {"row": label, "score": "as published"}
         for game, title in configs.GAMES.items():
             for line in table:
@@ -142,7 +142,7 @@ def _plain(name: str) -> str:
     return "".join(letter for letter in letters if letter.isalnum())
 
 
-def own(begun: Sequence[batch.Run]) -> list[dict]:
+def measured_rows(begun: Sequence[batch.Run]) -> list[dict]:
     """Returns rows of COLUMNS with our scores: two rules for each sampler and budget."""
     rows: dict[tuple, dict] = {}
     for run in begun:

@@ -66,14 +66,14 @@ class Run:
     """A run of the experiment.
 
     Attributes:
-      task: of the experiment.
+      task: task of the experiment.
       setting: name of an algorithm, with the value of its swept field if it has one.
       algorithm: key of configs.ALGORITHMS.
-      config: of the run.
-      directory: of the run.
+      config: configuration of the run.
+      directory: directory of the run.
       stop_at: iterations that the experiment asks for, of the configuration's; None for all.
       screening: the run only helps to choose the value of a sweep.
-      preset: of configs.PRESETS, that the command amends.
+      preset: preset of configs.PRESETS, that the command amends.
     """
 
     task: str
@@ -167,14 +167,14 @@ class Run:
         return _train, shared, self.directory, self.stop_at, self.command
 
     def check(self) -> None:
-        """Raises ValueError if the directory holds what can be neither used nor gone on with."""
+        """Raises ValueError if the directory holds a run that can be neither used nor resumed."""
         if not (self.directory / "config.json").exists():
             return
         runs.check_resumable(self.config, self.directory)
         if not self.done and not runs.can_resume(self.directory):
             raise ValueError(
                 f"{self.directory} has {self.iterations} of {self.wanted} iterations "
-                "and no checkpoint to go on from: move it away, or give another --out"
+                "and no checkpoint to resume from: move it away, or give another --out"
             )
 
 
@@ -240,7 +240,7 @@ def show(chosen: Sequence[Run]) -> None:
 def execute(plan: Callable[[], Sequence[Job]], jobs: int) -> None:
     """Runs what is missing in worker processes, with one progress bar over all.
 
-    Ctrl-C stops the runs, which save; the same command goes on.
+    Ctrl-C stops the runs, which save; the same command resumes them.
 
     Args:
       plan: () → the runs in the order to run them; asked again whenever a worker is free, since
@@ -307,7 +307,7 @@ def execute(plan: Callable[[], Sequence[Job]], jobs: int) -> None:
                         failed.append(run)
                         tqdm.tqdm.write(f"{run.name} failed: {error or 'stopped'}; see {run.log}")
                 if broken:
-                    # A worker was killed, and the pool with it: its other runs go on in a new one.
+                    # A killed worker takes the pool with it: the other runs continue in a new one.
                     tried -= {run.label for run in active.values()}
                     active = {}
                     pool.shutdown()

@@ -129,7 +129,7 @@ def _sampling(task: str) -> tuple[float, float]:
     trainer, environment, theta = _random_policy(task)
 
     def sample(states):
-        return single_path.sample_paths(
+        return single_path.sample_trajectories(
             environment, trainer.policy, theta, Key(0), steps=STEPS, states=states
         )
 
@@ -169,7 +169,7 @@ def _atari_sampling(game: str) -> tuple[float, float]:
     state = trainer.initial_state()
     theirs = ale_py.AtariVectorEnv(
         game,
-        config.paths,
+        config.parallel_paths,
         num_threads=2,
         img_height=52,
         img_width=40,
@@ -178,7 +178,9 @@ def _atari_sampling(game: str) -> tuple[float, float]:
         use_fire_reset=False,
     )
     theirs.reset(seed=0)
-    actions = np.random.default_rng(0).integers(18, size=(config.path_length, config.paths))
+    actions = np.random.default_rng(0).integers(
+        18, size=(config.path_length, config.parallel_paths)
+    )
 
     def ours():
         nonlocal state
@@ -214,7 +216,7 @@ def _atari_branches() -> tuple[float, float]:
 
     def paths():
         nonlocal going
-        _, going, _ = single_path.sample_paths(
+        _, going, _ = single_path.sample_trajectories(
             environment, policy, theta, Key(0), steps=100, states=going
         )
 
@@ -320,7 +322,7 @@ def _products() -> tuple[float, float]:
             tensors,
             None,
             {"observations": tensors["observations"]},
-            policy_update.chunks.CHUNK_ROWS,
+            policy_update.chunks.CHUNK_SIZE,
         )
 
     # Both graphs compute the old distributions first; the product prunes them away, so the

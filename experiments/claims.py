@@ -56,8 +56,8 @@ class Results:
     """What the claims are judged by: files, each read once.
 
     Attributes:
-      directory: of the results.
-      budget: of Figure 4's runs, a key of configs.BUDGETS.
+      directory: directory of the results.
+      budget: budget of Figure 4's runs, a key of configs.BUDGETS.
     """
 
     directory: pathlib.Path
@@ -282,7 +282,7 @@ def empirical_fisher_is_as_fast(results: Results) -> Verdict:
         text = f"relative speed {low:+.0%} to {high:+.0%}"
         return Verdict(text, _judge_range(low, high, -SIMILAR, SIMILAR))
 
-    return _each(configs.BESIDE_TASKS, of_task)
+    return _each(configs.ABLATION_TASKS, of_task)
 
 
 def line_search_prevents_catastrophes(results: Results) -> Verdict:
@@ -308,14 +308,15 @@ def line_search_prevents_catastrophes(results: Results) -> Verdict:
             return HOLDS
         return UNKNOWN if UNKNOWN in judgments else FAILS
 
-    return _each(configs.BESIDE_TASKS, of_task, one_is_enough)
+    return _each(configs.ABLATION_TASKS, of_task, one_is_enough)
 
 
 def _catastrophes(gains: np.ndarray) -> int:
     """Returns how often a curve of gains, [I], falls at once by half of its best so far.
 
-    A best that the scatter of the curve, three standard deviations, may have made is none to
-    lose. Second differences are free of a trend, and their median of single falls.
+    A running best within three noise standard deviations of zero does not count. The noise is
+    estimated from second differences, which are free of a trend, by their median, which single
+    falls do not move.
     """
     best = np.fmax.accumulate(gains)
     scatter = np.nanmedian(np.abs(np.diff(gains, 2))) / 0.6745 / np.sqrt(6)
@@ -337,7 +338,7 @@ def subsampling_costs_nothing(results: Results) -> Verdict:
         text = f"relative speed {low:+.0%} to {high:+.0%}"
         return Verdict(text, HOLDS if high < SIMILAR else FAILS if low > SIMILAR else UNKNOWN)
 
-    pairs = [f"{task} {v}" for task in configs.BESIDE_TASKS for v in ("fisher_1.0", "cg_20")]
+    pairs = [f"{task} {v}" for task in configs.ABLATION_TASKS for v in ("fisher_1.0", "cg_20")]
     return _each(pairs, of_pair)
 
 
@@ -456,7 +457,7 @@ def gradient_below_natural_gradient_below_trpo(results: Results) -> Verdict:
         text += f"natural to TRPO {against[0]:+.0%} to {against[1]:+.0%}"
         return Verdict(text, _all([slower, no_better]))
 
-    return _each(configs.BESIDE, of_task)
+    return _each(configs.ABLATIONS_OF, of_task)
 
 
 CLAIMS: dict[str, Callable[[Results], Verdict]] = {
@@ -480,10 +481,10 @@ CURVES: dict[str, tuple[Iterable[str], tuple[str, ...]]] = {
     "C2": (configs.FIGURE4, ("single_path", "natural_gradient")),
     "C3": (("swimmer", "hopper", "walker"), ("single_path", "cem", "cma")),
     "C4": (("cartpole",), ("single_path", "max_kl")),
-    "C5": (configs.BESIDE_TASKS, ("single_path", "empirical_fim")),
-    "C6": (configs.BESIDE_TASKS, ("single_path", "truncated_natural_gradient")),
-    "C7": (configs.BESIDE_TASKS, ("single_path", "fisher_1.0", "cg_20")),
-    "C13": (configs.BESIDE, ("single_path", "natural_gradient", "vanilla_policy_gradient")),
+    "C5": (configs.ABLATION_TASKS, ("single_path", "empirical_fim")),
+    "C6": (configs.ABLATION_TASKS, ("single_path", "truncated_natural_gradient")),
+    "C7": (configs.ABLATION_TASKS, ("single_path", "fisher_1.0", "cg_20")),
+    "C13": (configs.ABLATIONS_OF, ("single_path", "natural_gradient", "vanilla_policy_gradient")),
 }
 
 

@@ -23,7 +23,7 @@ def run(
     """Runs a script's main; an unknown flag, a bad value or a stray argument is one line.
 
     Args:
-      main: of the script.
+      main: main function of the script.
       help_text: what --help prints, in place of absl's list.
     """
     try:

@@ -56,7 +56,7 @@ def measure(task: str, states: int, repeats: int) -> list[dict]:
     generator = key.generator(Purpose.ROLLOUT_SET)
     keep = np.zeros((20, 50), bool)
     keep.flat[generator.choice(keep.size, states, replace=False)] = True
-    _, _, kept = single_path.sample_paths(
+    _, _, kept = single_path.sample_trajectories(
         trainer.environment, policy, theta, key, steps=20, states=50, keep=keep
     )
     observations = trainer.environment.observe(kept).astype(np.float32)

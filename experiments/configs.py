@@ -37,8 +37,8 @@ PAPER: dict[str, Config] = {
     ),
 }
 
-# Table 3. Choices: paths go on across iterations, so that whole games are seen; 100 paths of 1000
-# decisions, in 4 shards; no reward clipping, of which the paper says nothing; damping, without
+# Table 3. Choices: paths continue across iterations, so that whole games are seen; 100 paths of
+# 1000 decisions, in 4 shards; no reward clipping, of which the paper says nothing; damping, without
 # which the step fits noise (WORKSPACE.md, Departures).
 ATARI = Config(
     task="pong",
@@ -167,7 +167,7 @@ FIGURE4: dict[str, tuple[str, ...]] = {
     "hopper": _LARGE,
     "walker": _LARGE,
 }
-BESIDE_FIGURE4 = (
+ABLATIONS = (
     "vanilla_policy_gradient",
     "reps",
     "truncated_natural_gradient",
@@ -176,9 +176,9 @@ BESIDE_FIGURE4 = (
     "cg_5",
     "cg_20",
 )
-BESIDE_TASKS = ("cartpole", "swimmer")
-BESIDE: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(BESIDE_TASKS, BESIDE_FIGURE4),
+ABLATION_TASKS = ("cartpole", "swimmer")
+ABLATIONS_OF: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(ABLATION_TASKS, ABLATIONS),
     "hopper": ("vanilla_policy_gradient",),
 }
 TRPO = ("vine", "single_path")
@@ -195,7 +195,7 @@ class Budget:
       trpo_stop_at: by task, iterations of vine and single path that are asked for, of Table 2's.
       screening: by task, iterations of the first round of sweeps: one seed of every point; the
         second round runs the best in full.
-      sweep_points: of each sweep, at most.
+      sweep_points: largest number of values of a sweep.
       beside: whether the settings beside Figure 4 are run.
     """
 
@@ -249,11 +249,11 @@ def figure4_settings(task: str, budget: Budget) -> dict[str, tuple[str, Config]]
     """Returns name of the setting → (its algorithm in ALGORITHMS, configuration).
 
     Args:
-      task: of FIGURE4.
+      task: task of FIGURE4.
       budget: one of BUDGETS.
     """
     settings = {}
-    for name in (*FIGURE4[task], *(BESIDE.get(task, ()) if budget.beside else ())):
+    for name in (*FIGURE4[task], *(ABLATIONS_OF.get(task, ()) if budget.beside else ())):
         algorithm = ALGORITHMS[name]
         method = algorithm.changes.get("algorithm")
         sampler = algorithm.changes.get("sampler")
@@ -281,14 +281,14 @@ def preset(
     """Returns the settings of a preset for a task.
 
     For a task that is not the paper's own, `paper` means Table 2's Hopper column (Swimmer's for
-    `swimmer_root_joint`), and Table 3 for
-    an Atari game.
+    `swimmer_root_joint`); for an Atari game it means Table 3.
 
     Args:
       name: one of PRESETS.
-      task: of the run.
+      task: task of the run.
       sampler: `single_path` (None) or `vine`, which has settings of its own.
-      algorithm: of ALGORITHMS in trpo_repro.config; CEM's and CMA's populations are the task's.
+      algorithm: one of ALGORITHMS in trpo_repro.config; the populations of CEM and CMA-ES depend on
+        the task.
 
     Raises:
       ValueError: unknown preset, or a preset that lacks the sampler or task.
@@ -336,7 +336,7 @@ def swimmer_study(task: str, budget: str) -> dict[str, Config]:
 
 # Iterations that a budget asks for, by sampler, of Table 3's 500: what 2 cores do in days.
 ATARI_STOP_AT = {"medium": {"single_path": 150, "vine": 50}}
-ATARI_ROUND = 50  # iterations of all games before any goes on
+ATARI_ROUND = 50  # iterations of all games before any continues
 
 # Changes of the paper preset, by budget, game and sampler; `smoke` is for tests.
 _SMOKE_ATARI = {"iterations": 2, "path_length": 10}

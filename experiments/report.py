@@ -31,8 +31,9 @@ def write(out: pathlib.Path, budget: str, readme: pathlib.Path | None) -> list[p
 
     Args:
       out: directory of results.
-      budget: of the runs.
-      readme: whose generated part, and that of WORKSPACE.md beside it, to replace; none when None.
+      budget: budget of the runs.
+      readme: README.md, whose generated part is replaced, and that of WORKSPACE.md beside it; none
+        when None.
 
     Returns:
       The files written.
@@ -93,7 +94,7 @@ def _settings() -> str:
             text = ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
             values = settings.allowed(field).replace("|", "\\|")
             help_ = field.metadata["help"].replace("|", "\\|")
-            rows.append((f"`{field.name}`", help_, values, text, group.readers))
+            rows.append((f"`{field.name}`", help_, values, text, group.readers.text))
     return "\n".join([*_table(("setting", "meaning", "allowed", "default", "read by"), rows), ""])
 
 

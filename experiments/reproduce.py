@@ -48,7 +48,7 @@ class Plan:
     """What is to be reproduced, and where to.
 
     Attributes:
-      budget: of configs.BUDGETS.
+      budget: budget of configs.BUDGETS.
       out: directory of results.
     """
 
@@ -113,10 +113,10 @@ class Script:
     """An experiment that is one script, run as a whole.
 
     Attributes:
-      name: of the unit.
+      name: name of the unit.
       command: arguments of Python.
       outputs: files that it leaves.
-      minutes: that it takes on one core.
+      minutes: minutes that it takes on one core.
     """
 
     name: str

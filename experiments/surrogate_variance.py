@@ -37,9 +37,9 @@ def measure(task: str, gradients: int, iterations: int, **changes: Any) -> list[
     """Returns the rows of the table for one task and one policy.
 
     Args:
-      task: of the paper.
+      task: task of the paper.
       gradients: samples of each estimator.
-      iterations: of training before the policy is frozen.
+      iterations: iterations of training before the policy is frozen.
       **changes: to vine's settings.
     """
     config = dataclasses.replace(configs.preset("paper", task, "vine"), **changes)
@@ -57,11 +57,11 @@ def measure(task: str, gradients: int, iterations: int, **changes: Any) -> list[
     q_count = config.rollout_states * config.rollouts_per_state
     shrinkage = config.rollouts_per_state / (config.rollouts_per_state - 1)
 
-    def path_rows(paths, key, count):
+    def single_path_batch(paths, key, count):
         """Returns rows of `count` steps of the paths, chosen at random (all when None)."""
         sums = returns.discounted_sums(paths.rewards, paths.ends, config.discount)
-        states = estimators.state_rows(paths, np.asarray)
-        rows = estimators.path_rows(paths, states, sums - sums.mean())
+        states = estimators.state_arrays(paths, np.asarray)
+        rows = estimators.single_path_batch(paths, states, sums - sums.mean())
         if count is None:
             return rows
         chosen = np.random.default_rng(key).choice(sums.size, count, replace=False)
@@ -81,24 +81,24 @@ def measure(task: str, gradients: int, iterations: int, **changes: Any) -> list[
             rollout_length=config.rollout_length,
             discount=config.discount,
         )
-        states = estimators.state_rows(sample.paths, np.asarray)
-        rows = estimators.vine_rows(sample, states)
+        states = estimators.state_arrays(sample.trajectories, np.asarray)
+        rows = estimators.vine_batch(sample, states)
         rows["q_values"] = rows["q_values"].astype(np.float32)
         samples["vine"].append(branched(theta, rows) * shrinkage)
         steps["vine"].append(sample.steps)
-        trunk = path_rows(sample.trunks, key, q_count)
+        trunk = single_path_batch(sample.trajectories, key, q_count)
         samples["single path, same Q-values"].append(single(theta, trunk))
-        steps["single path, same Q-values"].append(sample.trunks.rewards.size)
+        steps["single path, same Q-values"].append(sample.trajectories.rewards.size)
 
     equal_steps = round(np.mean(steps["vine"]) / config.path_length)
     name = "single path, same steps"
     samples[name], steps[name] = [], []
     for m in range(gradients):
         key = Key(2, iteration=m)
-        paths, *_ = single_path.sample_paths(
+        paths, *_ = single_path.sample_trajectories(
             environment, policy, theta, key, steps=config.path_length, states=equal_steps
         )
-        samples[name].append(single(theta, path_rows(paths, key, None)))
+        samples[name].append(single(theta, single_path_batch(paths, key, None)))
         steps[name].append(paths.rewards.size)
 
     counts = {"vine": q_count, "single path, same Q-values": q_count}

@@ -127,10 +127,10 @@ class Config(
             f"a multiple of path_length={self.path_length}",
         )
         require(
-            self.paths % self.shards == 0,
+            self.parallel_paths % self.shards == 0,
             "shards",
             self.shards,
-            f"a divisor of the {self.paths} paths",
+            f"a divisor of the {self.parallel_paths} paths",
         )
 
     @property
@@ -139,7 +139,7 @@ class Config(
         return environments.is_atari(self.task)
 
     @property
-    def paths(self) -> int:
+    def parallel_paths(self) -> int:
         """Parallel paths, or vine trunks."""
         if self.sampler == "vine":
             return self.trunks
@@ -168,8 +168,8 @@ GROUPS: tuple[type[Group], ...] = Config.__bases__
 def unused_settings(config: Config) -> dict[str, str]:
     """Returns the names of the fields that a run does not read, each with the runs that do."""
     return {
-        field.name: group.readers
+        field.name: group.readers.text
         for group in GROUPS
-        if not group.is_read(config)
+        if not group.readers.include(config)
         for field in group.own_fields()
     }

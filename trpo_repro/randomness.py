@@ -23,9 +23,9 @@ class Key(NamedTuple):
     """Names a family of streams.
 
     Attributes:
-      seed: of the run.
-      iteration: of the training loop.
-      shard: of the batch of environments.
+      seed: seed of the run.
+      iteration: iteration of the training loop.
+      shard: shard of the batch of environments.
     """
 
     seed: int

@@ -6,7 +6,7 @@ groups, and flags, help, checks, records and documentation follow from their fie
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 
@@ -36,18 +36,53 @@ def setting(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+@dataclasses.dataclass(frozen=True)
+class Readers:
+    """The runs that read a group of settings.
+
+    Attributes:
+      text: in words.
+      include: configuration → whether its run is one of them.
+    """
+
+    text: str
+    include: Callable[[Any], bool]
+
+    def __str__(self) -> str:
+        return self.text
+
+
+ALL_RUNS = Readers("all runs", lambda config: True)
+NOT_ATARI = Readers("tasks other than Atari games", lambda config: not config.is_atari)
+
+
+def algorithms(*names: str) -> Readers:
+    """Returns the runs of these algorithms."""
+    text = f"algorithm={names[0]}" if len(names) == 1 else f"algorithms {' and '.join(names)}"
+    return Readers(text, lambda config: config.algorithm in names)
+
+
+def algorithms_other_than(*names: str) -> Readers:
+    """Returns the runs of all other algorithms."""
+    text = f"algorithms other than {' and '.join(names)}"
+    return Readers(text, lambda config: config.algorithm not in names)
+
+
+SAMPLED_ACTIONS = algorithms_other_than("cem", "cma")
+
+
 class Group:
     """A group of settings.
 
     Attributes:
       title: heading of the group, in help and documentation.
-      readers: the runs that read the group, in words.
+      readers: the runs that read the group.
     """
 
     title: ClassVar[str]
-    readers: ClassVar[str]
+    readers: ClassVar[Readers]
 
-    def __init_subclass__(cls, title: str = "", readers: str = "all runs", **arguments: Any):
+    def __init_subclass__(cls, title: str = "", readers: Readers = ALL_RUNS, **arguments: Any):
         super().__init_subclass__(**arguments)
         cls.title, cls.readers = title, readers
 
@@ -55,11 +90,6 @@ class Group:
     def own_fields(cls) -> list[dataclasses.Field]:
         """Returns the fields that the group itself declares."""
         return [field for field in dataclasses.fields(cls) if field.name in cls.__annotations__]  # type: ignore[arg-type]
-
-    @staticmethod
-    def is_read(config: Any) -> bool:
-        """Returns whether a run of the configuration reads the group."""
-        return True
 
 
 def allowed(field: dataclasses.Field) -> str:

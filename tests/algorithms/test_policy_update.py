@@ -146,12 +146,12 @@ def test_every_step_on_a_discrete_process_is_accepted(hidden_sizes, cg_iteration
     )
     theta = policy.network.initial_parameters()
     for i in range(60):
-        paths, *_ = single_path.sample_paths(
+        paths, *_ = single_path.sample_trajectories(
             environment, policy, theta, Key(0, i), steps=50, states=20
         )
         advantages = returns.discounted_sums(paths.rewards, paths.ends, process.discount)
         rows = {
-            "observations": paths.rows(),
+            "observations": paths.flat_observations(),
             "actions": paths.actions.ravel(),
             "advantages": returns.standardize(advantages).ravel().astype(np.float32),
         }

@@ -141,7 +141,7 @@ def test_select_repeat_concatenate_and_replace(environment):
     joined = type(states).concatenate([states.select(np.array([2])), states])
     _assert_equal(joined.select(np.array([1, 2, 3])), states)
     other = environment.initial(1, np.random.default_rng(1))
-    replaced = states.replace_rows(np.array([1]), other)
+    replaced = states.replace_at(np.array([1]), other)
     _assert_equal(replaced.select(np.array([1])), other)
     _assert_equal(replaced.select(np.array([0, 2])), states.select(np.array([0, 2])))
 

@@ -144,7 +144,7 @@ def test_the_alive_bonus_exceeds_the_costs(name, preset):
             standing = dataclasses.replace(reward, forward_weight=0.0)
             environment.task = dataclasses.replace(environment.task, reward=standing)
     policy = training.make_policy(configs.preset(preset, name), environment)
-    paths, *_ = single_path.sample_paths(
+    paths, *_ = single_path.sample_trajectories(
         environment,
         policy,
         policy.network.initial_parameters(),

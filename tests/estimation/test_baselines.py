@@ -18,7 +18,7 @@ def _network(**changes):
         "hidden_sizes": (32,),
         "activation": "tanh",
         "epochs": 100,
-        "minibatch_rows": 64,
+        "minibatch_size": 64,
         "learning_rate": 3e-3,
         "seed": 0,
         **changes,

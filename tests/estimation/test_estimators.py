@@ -42,8 +42,8 @@ def test_next_values_bootstrap_cuts_and_not_terminations():
 
 def test_states_are_weighted_by_their_time_in_the_episode():
     """An untrained cart-pole falls within 200 steps: times start again inside the paths."""
-    paths, *_ = single_path.sample_paths(*_setting(), Key(0), steps=200, states=3)
-    states = estimators.state_rows(paths, lambda x: 2 * x, 0.9)
+    paths, *_ = single_path.sample_trajectories(*_setting(), Key(0), steps=200, states=3)
+    states = estimators.state_arrays(paths, lambda x: 2 * x, 0.9)
     np.testing.assert_array_equal(states["observations"].reshape(200, 3, 4), 2 * paths.observations)
     time = np.zeros(3, int)
     for t in range(200):
@@ -62,10 +62,10 @@ def test_q_values_of_a_state_have_mean_zero_and_its_own_observation():
         rollout_length=5,
         discount=0.9,
     )
-    states = estimators.state_rows(sample.paths, np.asarray)
-    rows = estimators.vine_rows(sample, states)
+    states = estimators.state_arrays(sample.trajectories, np.asarray)
+    rows = estimators.vine_batch(sample, states)
     np.testing.assert_allclose(rows["q_values"].sum(axis=1), 0.0, atol=1e-12)
     differences = np.diff(rows["q_values"], axis=1)
     np.testing.assert_allclose(differences, np.diff(sample.q_values, axis=1), atol=1e-12)
-    t, b = np.divmod(sample.rows, 2)
-    np.testing.assert_array_equal(rows["observations"], sample.paths.observations[t, b])
+    t, b = np.divmod(sample.state_index, 2)
+    np.testing.assert_array_equal(rows["observations"], sample.trajectories.observations[t, b])

@@ -112,7 +112,7 @@ def test_stopped_and_resumed_run_is_the_uninterrupted_one(script, tmp_path, name
         assert process.returncode == -signal.SIGKILL
     else:
         assert process.returncode == 0, errors
-        assert "go on with --resume" in errors
+        assert "continue with --resume" in errors
     stopped = runs_lib.load_state(tmp_path / "stopped").iteration
     assert 2 <= stopped < 40
     settings["iterations"] = stopped + 2

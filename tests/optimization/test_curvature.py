@@ -83,7 +83,7 @@ def _columns(product, size):
     return np.stack([product(column).numpy() for column in tf.eye(size, dtype=tf.float64)], axis=1)
 
 
-def _product(setting, kind, chunk_rows=7):
+def _product(setting, kind, chunk_size=7):
     """Returns the engine's own chunked product for a kind of curvature, as a dense matrix."""
     policy, theta, observations, actions = setting
     rows = {
@@ -93,7 +93,7 @@ def _product(setting, kind, chunk_rows=7):
     }
     fisher = rows if kind is trust_region.Curvature.EMPIRICAL else {"observations": observations}
     batch = policy_update.ChunkedMeans(
-        policy, surrogates.ImportanceSampled(), theta, rows, None, fisher, chunk_rows
+        policy, surrogates.ImportanceSampled(), theta, rows, None, fisher, chunk_size
     )
     product = {
         trust_region.Curvature.FISHER: batch.fisher_product,
@@ -132,7 +132,7 @@ def test_empirical_product_of_many_weighted_actions_a_state(setting):
         "q_values": tf.zeros(shape),
     }
     batch = policy_update.ChunkedMeans(
-        policy, surrogates.SelfNormalized(), theta, rows, None, rows, chunk_rows=4
+        policy, surrogates.SelfNormalized(), theta, rows, None, rows, chunk_size=4
     )
     scores = _scores(policy, theta, repeated, actions).reshape(*shape, -1)
     dense = np.einsum("n,nkp,nkq->pq", weights, scores, scores) / count / weights.sum()
@@ -162,10 +162,10 @@ def test_every_parameter_has_information(setting):
     assert (np.diag(_product(setting, trust_region.Curvature.FISHER)) > 1e-6).all()
 
 
-@pytest.mark.parametrize("chunk_rows", [1, 11, 1000])
-def test_chunk_size_does_not_matter(setting, chunk_rows):
+@pytest.mark.parametrize("chunk_size", [1, 11, 1000])
+def test_chunk_size_does_not_matter(setting, chunk_size):
     whole = _product(setting, trust_region.Curvature.FISHER)
-    chunked = _product(setting, trust_region.Curvature.FISHER, chunk_rows)
+    chunked = _product(setting, trust_region.Curvature.FISHER, chunk_size)
     np.testing.assert_allclose(chunked, whole, atol=TOLERANCE)
 
 

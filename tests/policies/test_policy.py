@@ -59,7 +59,7 @@ def test_hidden_units_are_soft_rectifiers():
     """log(1 + eˣ) by NumPy from the flat parameters themselves; float32 rounding: 1e-5."""
     policy = _policy("swimmer", output_scale=1.0)
     theta = policy.network.initial_parameters()
-    parts = dict(zip(policy.network.paths, policy.network.unflatten(theta), strict=True))
+    parts = dict(zip(policy.network.variable_names, policy.network.unflatten(theta), strict=True))
     x = np.random.default_rng(0).standard_normal((4, 10)).astype(np.float32)
     hidden = np.log1p(np.exp(x[:, 1:] @ parts["hidden_0/kernel"] + parts["hidden_0/bias"]))
     expected = hidden @ parts["output/kernel"] + parts["output/bias"]
@@ -101,7 +101,9 @@ def test_the_papers_network_has_33500_parameters():
     """1040 + 4112 in two convolutions, 28,180 + 168 in two layers (Sec. 8.2, Table 3)."""
     policy = _convolutional()
     assert policy.network.size == 33_500
-    sizes = dict(zip(policy.network.paths, map(math.prod, policy.network.shapes), strict=True))
+    sizes = dict(
+        zip(policy.network.variable_names, map(math.prod, policy.network.shapes), strict=True)
+    )
     assert sizes["convolution_0/kernel"] + sizes["convolution_0/bias"] == 1040
     assert sizes["convolution_1/kernel"] + sizes["convolution_1/bias"] == 4112
 
@@ -111,7 +113,7 @@ def test_convolutions_see_the_frames_as_channels_of_numbers_up_to_1():
     policy = _convolutional()
     frames = np.random.default_rng(0).integers(256, size=(1, 4, 52, 40)).astype(np.uint8)
     theta = tf.constant(policy.network.initial_parameters())
-    weights = dict(zip(policy.network.paths, policy.network.unflatten(theta), strict=True))
+    weights = dict(zip(policy.network.variable_names, policy.network.unflatten(theta), strict=True))
     kernel = weights["convolution_0/kernel"].numpy()  # [4, 4, frame, filter]
     patch = frames[0, :, 2:6, 4:8] / 255  # of output row 1, column 2
     expected = np.tanh(np.einsum("fhw,hwfo->o", patch, kernel))

@@ -84,7 +84,7 @@ def test_vine_q_values_converge_at_the_monte_carlo_rate(setting):
 
 def _paths(setting, count, seed):
     environment, policy, theta, _ = setting
-    paths, *_ = single_path.sample_paths(
+    paths, *_ = single_path.sample_trajectories(
         environment, policy, theta, Key(seed), steps=HORIZON, states=count
     )
     sums = returns.discounted_sums(paths.rewards, paths.ends, PROCESS.discount)
@@ -157,7 +157,11 @@ def test_what_training_computes_is_the_exact_gradient(setting, weighting, sample
     for iteration in range(60):
         after, _ = trainer.iterate(dataclasses.replace(start, iteration=iteration))
         step = dict(
-            zip(trainer.policy.network.paths, _pieces(trainer, after.theta - theta), strict=True)
+            zip(
+                trainer.policy.network.variable_names,
+                _pieces(trainer, after.theta - theta),
+                strict=True,
+            )
         )
         steps.append(step["output/kernel"])  # observations are one-hot: the logits' own gradient
     steps = np.array(steps, np.float64)
@@ -250,7 +254,7 @@ def test_advantages_from_exact_values_have_no_bias(setting):
     exact_policy = mdp.softmax(setting[3])
     values = mdp.state_values(PROCESS, exact_policy)
     environment, policy, theta, _ = setting
-    paths, *_ = single_path.sample_paths(
+    paths, *_ = single_path.sample_trajectories(
         environment, policy, theta, Key(5), steps=HORIZON, states=1500
     )
     states = paths.observations.argmax(axis=2)

@@ -27,7 +27,7 @@ def _setting():
 
 def _sample(states, steps=20, seed=0, keep=None):
     environment, policy, theta = _setting()
-    return single_path.sample_paths(
+    return single_path.sample_trajectories(
         environment, policy, theta, Key(seed), steps=steps, states=states, keep=keep
     )
 
@@ -35,7 +35,7 @@ def _sample(states, steps=20, seed=0, keep=None):
 def test_rows_are_the_observations_that_the_policy_saw():
     environment, policy, theta = _setting()
     acted = []
-    paths, _, _ = single_path.sample_paths(
+    paths, _, _ = single_path.sample_trajectories(
         environment,
         policy,
         theta,
@@ -46,7 +46,7 @@ def test_rows_are_the_observations_that_the_policy_saw():
     )
     ends = paths.truncated.sum()
     assert ends >= 6
-    rows = paths.rows()
+    rows = paths.flat_observations()
     assert isinstance(rows, frames.StackedFrames)
     np.testing.assert_array_equal(rows.stacked().reshape(20, 3, 4, 52, 40), acted)
     assert rows.frames.nbytes < 1.2 * rows.stacked().nbytes / 4
@@ -58,16 +58,20 @@ def test_a_path_goes_on_with_its_frames():
     _, after, _ = _sample(3, steps=5)
     keep = np.ones((6, 3), bool)
     paths, _, kept = _sample(after, steps=6, seed=1, keep=keep)
-    np.testing.assert_array_equal(paths.rows().stacked(), environment.observe(kept))
+    np.testing.assert_array_equal(paths.flat_observations().stacked(), environment.observe(kept))
 
 
 def test_shards_side_by_side():
     first, second = _sample(2, seed=0)[0], _sample(3, seed=1)[0]
     joined = single_path.Trajectories.concatenate([first, second])
     assert joined.rewards.shape == (20, 5)
-    whole = joined.rows().stacked().reshape(20, 5, 4, 52, 40)
-    np.testing.assert_array_equal(whole[:, :2].reshape(-1, 4, 52, 40), first.rows().stacked())
-    np.testing.assert_array_equal(whole[:, 2:].reshape(-1, 4, 52, 40), second.rows().stacked())
+    whole = joined.flat_observations().stacked().reshape(20, 5, 4, 52, 40)
+    np.testing.assert_array_equal(
+        whole[:, :2].reshape(-1, 4, 52, 40), first.flat_observations().stacked()
+    )
+    np.testing.assert_array_equal(
+        whole[:, 2:].reshape(-1, 4, 52, 40), second.flat_observations().stacked()
+    )
     full = np.zeros((*joined.cut.shape, 4, 52, 40), np.uint8)
     full[joined.cut] = joined.cut_observations
     np.testing.assert_array_equal(full[:, :2][first.cut], first.cut_observations)
@@ -93,9 +97,9 @@ def test_shards_of_vine_side_by_side():
         for shard in range(2)
     ]
     joined = vine.Vine.concatenate(parts)
-    chosen = joined.trunks.rows()[joined.rows].stacked()
+    chosen = joined.trajectories.flat_observations()[joined.state_index].stacked()
     for i, part in enumerate(parts):
-        own = part.trunks.rows()[part.rows].stacked()
+        own = part.trajectories.flat_observations()[part.state_index].stacked()
         np.testing.assert_array_equal(chosen[6 * i : 6 * i + 6], own)
         np.testing.assert_array_equal(joined.q_values[6 * i : 6 * i + 6], part.q_values)
     assert joined.branch_steps == sum(part.branch_steps for part in parts) == 2 * 6 * 3 * 4
@@ -108,7 +112,7 @@ def test_branches_do_not_depend_on_how_many_run_together(monkeypatch, rows):
     actions = np.random.default_rng(1).integers([3, 3, 2], size=(5, 3, 3)).astype(np.int32)
     arguments = (environment, policy, theta, Key(0), states, actions)
     expected, steps = vine.branch_values(*arguments, length=6, discount=0.9)
-    monkeypatch.setattr(environment, "batch_rows", rows)
+    monkeypatch.setattr(environment, "preferred_batch_size", rows)
     values, count = vine.branch_values(*arguments, length=6, discount=0.9)
     np.testing.assert_array_equal(values, expected)
     assert count == steps == 5 * 3 * 6
@@ -122,7 +126,7 @@ def test_update_from_indices_is_the_update_from_observations(separate, method):
     _, policy, theta = _setting()
     paths = _sample(3)[0]
     rows = {
-        "observations": paths.rows(),
+        "observations": paths.flat_observations(),
         "actions": paths.actions.reshape(60, 3),
         "advantages": np.random.default_rng(0).standard_normal(60).astype(np.float32),
     }
@@ -134,9 +138,9 @@ def test_update_from_indices_is_the_update_from_observations(separate, method):
             trust_region.Method(**{**vars(trust_region.METHODS[method]), "damping": 0.1}),
             separate_kl_states=separate,
             stacked_frames=stacked,
-            chunk_rows=16,
+            chunk_size=16,
         )
-        fed = rows if stacked else {**rows, "observations": paths.rows().stacked()}
+        fed = rows if stacked else {**rows, "observations": paths.flat_observations().stacked()}
         kl = {"observations": fed["observations"][10:50]} if separate else None
         results.append(update(theta, fed, np.random.default_rng(0), kl))
     (first, report), (second, other) = results

@@ -24,7 +24,7 @@ def _cartpole(max_episode_steps=15):
 
 def _sample(environment, policy, theta, **changes):
     arguments = {"steps": 60, "states": 5, "key": Key(3), **changes}
-    return single_path.sample_paths(environment, policy, theta, **arguments)
+    return single_path.sample_trajectories(environment, policy, theta, **arguments)
 
 
 def _arrays(trajectories):
@@ -72,7 +72,7 @@ def test_every_transition_is_the_environments():
         states = type(states).concatenate(rows)
         ended = np.flatnonzero(paths.terminated[t] | paths.truncated[t])
         if len(ended):
-            states = states.replace_rows(ended, environment.initial(len(ended), noise))
+            states = states.replace_at(ended, environment.initial(len(ended), noise))
     assert next(cut_observations, None) is None
     np.testing.assert_array_equal(paths.cut, cut_at)
     np.testing.assert_array_equal(final.simulator, states.simulator)
@@ -129,7 +129,9 @@ def test_mujoco_paths_sampled_in_two_parts_are_the_same_paths(task):
     theta = policy.network.initial_parameters()
 
     def sample(key, steps, states):
-        return single_path.sample_paths(environment, policy, theta, key, steps=steps, states=states)
+        return single_path.sample_trajectories(
+            environment, policy, theta, key, steps=steps, states=states
+        )
 
     whole, *_ = sample(Key(0), 4, 6)
     first, middle, _ = sample(Key(0), 2, 6)

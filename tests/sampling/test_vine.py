@@ -60,7 +60,7 @@ def test_is_a_pure_function():
     first = vine.sample_vine(*setting, Key(1), **SIZES)
     vine.sample_vine(*setting, Key(2), **SIZES)
     second = vine.sample_vine(*setting, Key(1), **SIZES)
-    for name in ("rows", "actions", "q_values", "proposal_log_probs"):
+    for name in ("state_index", "actions", "q_values", "proposal_log_probs"):
         np.testing.assert_array_equal(getattr(first, name), getattr(second, name), err_msg=name)
     assert first.branch_steps == second.branch_steps
     assert (vine.sample_vine(*setting, Key(2), **SIZES).q_values != first.q_values).any()
@@ -135,14 +135,14 @@ def test_equal_first_actions_have_equal_futures_under_common_random_numbers():
 def test_no_step_is_simulated_and_not_counted_or_counted_and_not_used():
     environment, policy, theta = _setting(_Counting())
     sample = vine.sample_vine(environment, policy, theta, Key(0), **SIZES)
-    assert environment.rows == sample.trunks.rewards.size + sample.branch_steps
+    assert environment.rows == sample.trajectories.rewards.size + sample.branch_steps
     assert sample.branch_steps < 11 * 3 * 25  # some branches of this policy fell
 
 
 def test_rollout_states_are_distinct_trunk_states_uniformly_chosen():
     setting = _setting()
     sample = vine.sample_vine(*setting, Key(0), **{**SIZES, "rollout_states": 120})
-    np.testing.assert_array_equal(sample.rows, np.arange(120))  # all, in order, none twice
+    np.testing.assert_array_equal(sample.state_index, np.arange(120))  # all, in order, none twice
     counts = np.zeros(120)
     for seed in range(400):
         generator = Key(seed).generator(Purpose.ROLLOUT_SET)
@@ -156,7 +156,7 @@ def test_restored_states_are_the_trunks_own():
     environment, policy, theta = _setting(environments.make("Hopper-v5", threads=1))
     keep = np.zeros((20, 3), bool)
     keep[[2, 7, 7, 15], [0, 1, 2, 2]] = True
-    paths, _, kept = single_path.sample_paths(
+    paths, _, kept = single_path.sample_trajectories(
         environment, policy, theta, Key(0), steps=20, states=3, keep=keep
     )
     step = environment.step(kept, paths.actions[keep])

@@ -87,7 +87,7 @@ def test_ctrl_c_anywhere_loses_nothing(tmp_path, monkeypatch, moment):
     """An interrupt in the third iteration, wherever it strikes; then --resume."""
     runs.run(FULL, tmp_path / "whole", resume=False)
     owner, name = {
-        "sampling": (single_path, "sample_paths"),
+        "sampling": (single_path, "sample_trajectories"),
         "writing metrics": (metrics.Writer, "write"),
         "saving": (checkpoint, "save"),
     }[moment]
@@ -194,7 +194,7 @@ def test_kl_states_decide_which_states_the_update_sees(kl_states, monkeypatch):
 
     def moved(*args, **kwargs):
         sample = original(*args, **kwargs)
-        sample.trunks.observations[...] *= 3.0
+        sample.trajectories.observations[...] *= 3.0
         return sample
 
     monkeypatch.setattr(vine, "sample_vine", moved)

@@ -6,25 +6,21 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from trpo_repro.settings import Group, setting
+from trpo_repro.settings import Group, algorithms, setting
 
 Arrays = Mapping[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
-class SearchSettings(Group, title="Black-box search", readers="algorithms cem and cma"):
+class SearchSettings(Group, title="Black-box search", readers=algorithms("cem", "cma")):
     population: int = setting(50, "Candidates of an iteration", at_least=2)
     search_deviation: float = setting(
         1.0, "Initial standard deviation of the candidates' parameters", above=0
     )
 
-    @staticmethod
-    def is_read(config):
-        return config.algorithm in ("cem", "cma")
-
 
 @dataclasses.dataclass(frozen=True)
-class EliteSettings(Group, title="Cross-entropy method", readers="algorithm=cem"):
+class EliteSettings(Group, title="Cross-entropy method", readers=algorithms("cem")):
     elite_fraction: float = setting(
         0.1, "Fraction of the candidates that the next are fitted to", above=0, at_most=1
     )
@@ -35,10 +31,6 @@ class EliteSettings(Group, title="Cross-entropy method", readers="algorithm=cem"
         at_least=0,
     )
     noise_updates: int = setting(50, "Updates after which no noise is added", at_least=1)
-
-    @staticmethod
-    def is_read(config):
-        return config.algorithm == "cem"
 
 
 @dataclasses.dataclass(frozen=True)

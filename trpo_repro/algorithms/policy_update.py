@@ -15,7 +15,7 @@ class PolicyUpdate:
     """One compiled policy update: surrogate, constraint and curvature over a batch in chunks.
 
     Attributes:
-      row_names: what a batch's rows must hold.
+      array_names: names of the arrays that a batch must hold.
     """
 
     def __init__(
@@ -27,25 +27,25 @@ class PolicyUpdate:
         separate_kl_states: bool = False,
         weighted_states: bool = False,
         stacked_frames: bool = False,
-        chunk_rows: int = chunks.CHUNK_ROWS,
+        chunk_size: int = chunks.CHUNK_SIZE,
     ):
         """Builds the graph; nothing is traced until the first call.
 
         Args:
-          policy: whose parameters are updated.
+          policy: policy whose parameters are updated.
           surrogate: objective.
-          method: of the family.
+          method: method of the family.
           separate_kl_states: the constraint's states are not the surrogate's.
-          weighted_states: rows hold `weights`, which every mean over states is taken with.
+          weighted_states: batches hold `weights`, which every mean over states is taken with.
           stacked_frames: observations are `frames.StackedFrames`.
-          chunk_rows: rows that the graph holds activations of at one time.
+          chunk_size: states that the graph holds activations of at one time.
         """
         self._policy = policy
         self._surrogate = surrogate
         self._method = method
         self._separate = separate_kl_states
         self._stacked = stacked_frames
-        self._chunk_rows = chunk_rows
+        self._chunk_size = chunk_size
         shape, dtype = policy.observation_shape, policy.observation_dtype
         observations = tf.TensorSpec([None, *shape], dtype, "observations")
         store = tf.TensorSpec([0], dtype)
@@ -55,16 +55,16 @@ class PolicyUpdate:
         states = {"observations": observations}
         if weighted_states:
             states["weights"] = tf.TensorSpec([None], tf.float32, "weights")
-        rows = {**states, **surrogate.row_specs(policy.family)}
+        batch = {**states, **surrogate.batch_specs(policy.family)}
         self._state_names = tuple(states)
-        self.row_names = tuple(rows)
+        self.array_names = tuple(batch)
         self._step = tf.function(
             self._step_in_graph,
             input_signature=[
                 tf.TensorSpec([policy.network.size], policy.network.dtype, "theta"),
-                rows,
+                batch,
                 states,
-                rows if method.curvature is trust_region.Curvature.EMPIRICAL else states,
+                batch if method.curvature is trust_region.Curvature.EMPIRICAL else states,
                 store,
             ],
         )
@@ -72,35 +72,35 @@ class PolicyUpdate:
     def __call__(
         self,
         theta: np.ndarray,
-        rows: Mapping[str, Any],
+        batch: Mapping[str, Any],
         generator: np.random.Generator,
-        kl_rows: Mapping[str, Any] | None = None,
+        kl_batch: Mapping[str, Any] | None = None,
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Returns (θ', report by name).
 
         Args:
-          theta: [P], the parameters that the rows were sampled with.
-          rows: `observations` [N, ...], what the surrogate reads, [N, ...], and, with
+          theta: [P], the parameters that the batch was sampled with.
+          batch: `observations` [N, ...], what the surrogate reads, [N, ...], and, with
             weighted_states, `weights` [N] ≥ 0.
           generator: chooses the states of the Fisher matrix.
-          kl_rows: with separate_kl_states, `observations` [M, ...], and `weights` [M], of the
-            constraint's states; stacked frames have the store of the rows'.
+          kl_batch: with separate_kl_states, the constraint's states: `observations` [M, ...], and
+            `weights` [M]; stacked frames have the store of the batch's.
         """
-        if self._separate == (kl_rows is None):
-            raise ValueError("kl_rows go with separate_kl_states, and only with it")
+        if self._separate == (kl_batch is None):
+            raise ValueError("kl_batch go with separate_kl_states, and only with it")
         store = np.zeros(0, self._policy.observation_dtype.as_numpy_dtype)
         if self._stacked:
-            store = rows["observations"].frames
-            rows = {**rows, "observations": rows["observations"].index}
-            if kl_rows is not None:
-                kl_rows = {**kl_rows, "observations": kl_rows["observations"].index}
-        states = {name: rows[name] for name in self._state_names} if kl_rows is None else kl_rows
+            store = batch["observations"].frames
+            batch = {**batch, "observations": batch["observations"].index}
+            if kl_batch is not None:
+                kl_batch = {**kl_batch, "observations": kl_batch["observations"].index}
+        states = {name: batch[name] for name in self._state_names} if kl_batch is None else kl_batch
         # What the graph does not read when surrogate and constraint share their states.
-        apart = {name: array[:0] for name, array in states.items()} if kl_rows is None else states
-        source = rows if self._method.curvature is trust_region.Curvature.EMPIRICAL else states
+        apart = {name: array[:0] for name, array in states.items()} if kl_batch is None else states
+        source = batch if self._method.curvature is trust_region.Curvature.EMPIRICAL else states
         chosen = self._choose(len(source["observations"]), generator)
         fisher = {name: array[chosen] for name, array in source.items()}
-        after, report, entropy = self._step(theta, dict(rows), dict(apart), fisher, store)
+        after, report, entropy = self._step(theta, dict(batch), dict(apart), fisher, store)
         values = {name: value.numpy() for name, value in report._asdict().items()}
         values["entropy"] = entropy.numpy()
         values["outcome"] = trust_region.Outcome(int(values["outcome"]))
@@ -112,38 +112,38 @@ class PolicyUpdate:
             return slice(None)
         return np.sort(generator.choice(size, count, replace=False))
 
-    def _step_in_graph(self, theta, rows, kl_rows, fisher, store):
-        batch = ChunkedMeans(
+    def _step_in_graph(self, theta, batch, kl_batch, fisher, store):
+        means = ChunkedMeans(
             self._policy,
             self._surrogate,
             theta,
-            rows,
-            kl_rows if self._separate else None,
+            batch,
+            kl_batch if self._separate else None,
             fisher,
-            self._chunk_rows,
+            self._chunk_size,
             store if self._stacked else None,
         )
         products = {
-            trust_region.Curvature.FISHER: batch.fisher_product,
-            trust_region.Curvature.KL_HESSIAN: batch.kl_hessian_product,
-            trust_region.Curvature.EMPIRICAL: batch.empirical_product,
+            trust_region.Curvature.FISHER: means.fisher_product,
+            trust_region.Curvature.KL_HESSIAN: means.kl_hessian_product,
+            trust_region.Curvature.EMPIRICAL: means.empirical_product,
             trust_region.Curvature.IDENTITY: lambda v: v,
         }
         product = products[self._method.curvature]
-        quadratic_kl = batch.largest_quadratic_kl
+        quadratic_kl = means.largest_quadratic_kl
         if self._method.constraint is trust_region.Constraint.MEAN_KL:
             quadratic_kl = lambda s: tf.tensordot(s, product(s), 1)  # noqa: E731
-        problem = trust_region.Problem(batch.gradient, product, quadratic_kl, batch.evaluate)
-        return (*trust_region.trust_region_step(theta, problem, self._method), batch.mean_entropy())
+        problem = trust_region.Problem(means.gradient, product, quadratic_kl, means.evaluate)
+        return (*trust_region.trust_region_step(theta, problem, self._method), means.mean_entropy())
 
 
 class ChunkedMeans:
     """Chunked means over one batch, as functions of flat vectors; lives while a graph is traced.
 
-    Means over states are weighted where rows hold `weights`.
+    Means over states are weighted where batches hold `weights`.
     """
 
-    def __init__(self, policy, surrogate, theta, rows, kl_rows, fisher, chunk_rows, frames=None):
+    def __init__(self, policy, surrogate, theta, batch, kl_batch, fisher, chunk_size, frames=None):
         self._network = policy.network
         if frames is not None:  # then observations are indices of frames, [n, F]
             self._network = lambda theta, index: policy.network(theta, tf.gather(frames, index))
@@ -151,9 +151,9 @@ class ChunkedMeans:
         self._surrogate = surrogate
         self._theta = theta
         self._fisher = fisher
-        self._chunk_rows = chunk_rows
-        self._rows = self._with_old(rows)
-        self._kl_rows = None if kl_rows is None else self._with_old(kl_rows)
+        self._chunk_size = chunk_size
+        self._batch = self._with_old(batch)
+        self._kl_batch = None if kl_batch is None else self._with_old(kl_batch)
 
     def gradient(self):
         """Returns (L, ∇L) at θ_old."""
@@ -165,11 +165,11 @@ class ChunkedMeans:
                 total = self._surrogate_sum(parameters, chunk)
             return total, tape.gradient(total, self._theta)
 
-        return self._mean(of_chunk, self._rows, (self._zero, tf.zeros_like(self._theta)))
+        return self._mean(of_chunk, self._batch, (self._zero, tf.zeros_like(self._theta)))
 
     def evaluate(self, theta):
         """Returns the Evaluation at θ."""
-        shared = self._kl_rows is None
+        shared = self._kl_batch is None
 
         def of_chunk(chunk):
             parameters = self._network(theta, chunk["observations"])
@@ -184,13 +184,15 @@ class ChunkedMeans:
             return (*sums, tf.maximum(folded[-1], result[-1]))
 
         if shared:
-            surrogate, kl, max_kl = self._reduce(of_chunk, self._rows, (self._zero,) * 3, fold)
-            kl_weight = self._weight(self._rows)
+            surrogate, kl, max_kl = self._reduce(of_chunk, self._batch, (self._zero,) * 3, fold)
+            kl_weight = self._weight(self._batch)
         else:
-            (surrogate,) = self._reduce(of_chunk, self._rows, (self._zero,))
-            kl, max_kl = self._reduce(kl_of_chunk, self._kl_rows, (self._zero,) * 2, fold)
-            kl_weight = self._weight(self._kl_rows)
-        return trust_region.Evaluation(surrogate / self._weight(self._rows), kl / kl_weight, max_kl)
+            (surrogate,) = self._reduce(of_chunk, self._batch, (self._zero,))
+            kl, max_kl = self._reduce(kl_of_chunk, self._kl_batch, (self._zero,) * 2, fold)
+            kl_weight = self._weight(self._kl_batch)
+        return trust_region.Evaluation(
+            surrogate / self._weight(self._batch), kl / kl_weight, max_kl
+        )
 
     def mean_entropy(self):
         """Returns the mean entropy of the old policy over the surrogate's states, in nats."""
@@ -198,8 +200,8 @@ class ChunkedMeans:
         def of_chunk(chunk):
             return _weighted_sum(self._family.entropy(chunk["old"]), chunk)
 
-        rows = {name: self._rows[name] for name in ("old", "weights") if name in self._rows}
-        return self._mean(of_chunk, rows, self._zero)
+        batch = {name: self._batch[name] for name in ("old", "weights") if name in self._batch}
+        return self._mean(of_chunk, batch, self._zero)
 
     def fisher_product(self, vector):
         """Returns (1/n) Σ JᵀMJ v."""
@@ -264,15 +266,15 @@ class ChunkedMeans:
     def _zero(self):
         return tf.zeros([], self._theta.dtype)
 
-    def _with_old(self, rows):
+    def _with_old(self, batch):
         old = chunks.chunked_map(
             lambda observations: self._network(self._theta, observations),
-            rows["observations"],
+            batch["observations"],
             self._theta.dtype,
             (self._family.parameter_size,),
-            chunk_rows=self._chunk_rows,
+            chunk_size=self._chunk_size,
         )
-        return {**rows, "old": old}
+        return {**batch, "old": old}
 
     def _surrogate_sum(self, parameters, chunk):
         terms = self._surrogate(self._family, chunk["old"], parameters, chunk)
@@ -282,19 +284,19 @@ class ChunkedMeans:
         kl = self._family.kl(chunk["old"], parameters)
         return _weighted_sum(kl, chunk), tf.reduce_max(kl)
 
-    def _weight(self, rows):
-        if "weights" in rows:
-            return tf.reduce_sum(tf.cast(rows["weights"], self._theta.dtype))
-        return tf.cast(chunks.row_count(rows), self._theta.dtype)
+    def _weight(self, batch):
+        if "weights" in batch:
+            return tf.reduce_sum(tf.cast(batch["weights"], self._theta.dtype))
+        return tf.cast(chunks.batch_size(batch), self._theta.dtype)
 
-    def _reduce(self, function, rows, initial, combine=chunks.add):
+    def _reduce(self, function, batch, initial, combine=chunks.add):
         return chunks.chunked_reduce(
-            function, rows, initial, combine=combine, chunk_rows=self._chunk_rows
+            function, batch, initial, combine=combine, chunk_size=self._chunk_size
         )
 
-    def _mean(self, function, rows, initial):
-        sums = self._reduce(function, rows, initial)
-        return tf.nest.map_structure(lambda total: total / self._weight(rows), sums)
+    def _mean(self, function, batch, initial):
+        sums = self._reduce(function, batch, initial)
+        return tf.nest.map_structure(lambda total: total / self._weight(batch), sums)
 
 
 def _weighted(values, chunk):

@@ -24,7 +24,7 @@ from trpo_repro.algorithms import policy_update
 from trpo_repro.estimation import baselines, surrogates
 from trpo_repro.optimization import chunks, trust_region
 from trpo_repro.policies import policy as policy_lib
-from trpo_repro.settings import Group, setting
+from trpo_repro.settings import Group, algorithms, setting
 
 
 class Weighting(enum.Enum):
@@ -35,39 +35,27 @@ class Weighting(enum.Enum):
 
 
 @dataclasses.dataclass(frozen=True)
-class TemperatureSettings(Group, title="Reward-weighted regression", readers="algorithm=rwr"):
+class TemperatureSettings(Group, title="Reward-weighted regression", readers=algorithms("rwr")):
     temperature: float = setting(
         1.0, "T of the weights exp(A / T), in standard deviations of the advantages A", above=0
     )
 
-    @staticmethod
-    def is_read(config):
-        return config.algorithm == "rwr"
-
 
 @dataclasses.dataclass(frozen=True)
 class RelativeEntropySettings(
-    Group, title="Relative entropy policy search", readers="algorithm=reps"
+    Group, title="Relative entropy policy search", readers=algorithms("reps")
 ):
     relative_entropy: float = setting(
         0.5, "Bound ε on the relative entropy of the weights, in nats", above=0
     )
 
-    @staticmethod
-    def is_read(config):
-        return config.algorithm == "reps"
-
 
 @dataclasses.dataclass(frozen=True)
-class RegressionSettings(Group, title="Weighted regression", readers="algorithms rwr and reps"):
+class RegressionSettings(Group, title="Weighted regression", readers=algorithms("rwr", "reps")):
     regression_steps: int = setting(25, "L-BFGS steps of a fit that has no closed form", at_least=1)
     min_std: float = setting(
         1e-3, "Least standard deviation of a Gaussian policy after a fit, in action units", above=0
     )
-
-    @staticmethod
-    def is_read(config):
-        return config.algorithm in METHODS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +135,7 @@ class WeightedRegression:
     the old parameters.
 
     Attributes:
-      row_names: what a batch's rows must hold; REPS takes returns for `advantages`.
+      array_names: names of the arrays that a batch must hold; REPS takes returns for `advantages`.
     """
 
     def __init__(self, policy: policy_lib.Policy, method: Method):
@@ -156,58 +144,58 @@ class WeightedRegression:
         self._closed_form = _is_linear_gaussian(policy)
         surrogate = surrogates.ImportanceSampled()
         theta = tf.TensorSpec([policy.network.size], policy.network.dtype)
-        rows = {
+        batch = {
             "observations": tf.TensorSpec(
                 [None, *policy.observation_shape], policy.observation_dtype
             ),
-            **surrogate.row_specs(policy.family),
+            **surrogate.batch_specs(policy.family),
         }
-        self.row_names = tuple(rows)
+        self.array_names = tuple(batch)
 
-        def compare(old, new, rows):
-            batch = policy_update.ChunkedMeans(
-                policy, surrogate, old, rows, None, rows, chunks.CHUNK_ROWS
+        def compare(old, new, batch):
+            means = policy_update.ChunkedMeans(
+                policy, surrogate, old, batch, None, batch, chunks.CHUNK_SIZE
             )
-            return batch.evaluate(old), batch.evaluate(new), batch.mean_entropy()
+            return means.evaluate(old), means.evaluate(new), means.mean_entropy()
 
         weighted = {
-            "observations": rows["observations"],
-            "actions": rows["actions"],
+            "observations": batch["observations"],
+            "actions": batch["actions"],
             "weights": tf.TensorSpec([None], tf.float32),
         }
         self._specs = weighted
-        self._compare = tf.function(compare, input_signature=[theta, theta, rows])
+        self._compare = tf.function(compare, input_signature=[theta, theta, batch])
         self._loss = tf.function(self._loss_in_graph, input_signature=[theta, weighted])
 
     def __call__(
         self,
         theta: np.ndarray,
-        rows: Mapping[str, np.ndarray],
+        batch: Mapping[str, np.ndarray],
         generator: np.random.Generator | None = None,
-        kl_rows: Mapping[str, np.ndarray] | None = None,
+        kl_batch: Mapping[str, np.ndarray] | None = None,
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Returns (θ', report by name); called as `policy_update.PolicyUpdate` is.
 
         Args:
-          theta: [P], the parameters that the rows were sampled with.
-          rows: `observations` [N, ...], `actions` [N, ...] and `advantages` [N].
+          theta: [P], the parameters that the batch was sampled with.
+          batch: `observations` [N, ...], `actions` [N, ...] and `advantages` [N].
           generator: not used: nothing is drawn.
-          kl_rows: none; there is no constraint on KL.
+          kl_batch: none; there is no constraint on KL.
         """
-        del generator, kl_rows
-        advantages = rows["advantages"].astype(np.float64)
+        del generator, kl_batch
+        advantages = batch["advantages"].astype(np.float64)
         if self._method.weighting is Weighting.RELATIVE_ENTROPY:
-            features = baselines.quadratic_features(rows["observations"])
+            features = baselines.quadratic_features(batch["observations"])
             bound = self._method.relative_entropy
             weights, _ = relative_entropy_weights(advantages, features, bound)
         else:
             weights = exponential_weights(advantages, self._method.temperature)
         weights = weights.astype(np.float32)
-        fitted = self.fit(theta, rows["observations"], rows["actions"], weights)
+        fitted = self.fit(theta, batch["observations"], batch["actions"], weights)
         outcome = trust_region.Outcome.ACCEPTED
         if not np.isfinite(fitted).all():
             fitted, outcome = theta, trust_region.Outcome.NOT_FINITE
-        before, after, entropy = self._compare(theta, fitted, dict(rows))
+        before, after, entropy = self._compare(theta, fitted, dict(batch))
         return fitted, {
             "surrogate_before": before.surrogate.numpy(),
             "surrogate_after": after.surrogate.numpy(),
@@ -249,7 +237,7 @@ class WeightedRegression:
         least = {"log_std": math.log(self._method.min_std)}
         lower = [
             np.full(math.prod(shape), least.get(_last(path), -np.inf))
-            for path, shape in zip(network.paths, network.shapes, strict=True)
+            for path, shape in zip(network.variable_names, network.shapes, strict=True)
         ]
         result = optimize.minimize(
             loss,
@@ -261,7 +249,7 @@ class WeightedRegression:
         )
         return result.x.astype(theta.dtype)
 
-    def _loss_in_graph(self, theta, rows):
+    def _loss_in_graph(self, theta, batch):
         """Returns (−Σ w log π(a|s), its gradient)."""
 
         def of_chunk(chunk):
@@ -272,12 +260,14 @@ class WeightedRegression:
                 loss = -tf.reduce_sum(chunk["weights"] * log_prob)
             return loss, tape.gradient(loss, theta)
 
-        return chunks.chunked_reduce(of_chunk, rows, (tf.zeros([]), tf.zeros_like(theta)))
+        return chunks.chunked_reduce(of_chunk, batch, (tf.zeros([]), tf.zeros_like(theta)))
 
     def _least_squares(self, observations, actions, weights):
         """Returns θ of the weighted linear-Gaussian fit, [P]."""
         weights = weights.astype(np.float64)[:, None]
-        seen = self._policy.network.shapes[self._policy.network.paths.index("output/kernel")][0]
+        seen = self._policy.network.shapes[
+            self._policy.network.variable_names.index("output/kernel")
+        ][0]
         inputs = observations[:, -seen:].astype(np.float64)
         inputs = np.hstack([inputs, np.ones((len(inputs), 1))])
         actions = actions.astype(np.float64)
@@ -286,11 +276,13 @@ class WeightedRegression:
         variance = np.sum(weights * (actions - inputs @ solution) ** 2, axis=0) / weights.sum()
         deviation = np.maximum(np.sqrt(variance), self._method.min_std)
         by_name = {"kernel": solution[:-1], "bias": solution[-1], "log_std": np.log(deviation)}
-        return np.concatenate([by_name[_last(path)].ravel() for path in self._policy.network.paths])
+        return np.concatenate(
+            [by_name[_last(path)].ravel() for path in self._policy.network.variable_names]
+        )
 
 
 def _is_linear_gaussian(policy: policy_lib.Policy) -> bool:
-    return sorted(map(_last, policy.network.paths)) == ["bias", "kernel", "log_std"]
+    return sorted(map(_last, policy.network.variable_names)) == ["bias", "kernel", "log_std"]
 
 
 def _last(path: str) -> str:

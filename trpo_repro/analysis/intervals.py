@@ -13,7 +13,7 @@ def across_seeds(curves: np.ndarray, generator: np.random.Generator) -> np.ndarr
 
     Args:
       curves: [S, I], one row a seed; NaN where a seed has no value.
-      generator: of the resampling.
+      generator: random numbers of the resampling.
 
     Returns:
       [3, I]: mean, lower and upper end; the ends are NaN for a single seed.

@@ -30,7 +30,7 @@ def estimate(
     """Returns statistic(samples) with a percentile-bootstrap interval over the first axis."""
     interval = stats.bootstrap(
         (np.arange(len(samples)),),
-        lambda rows: statistic(samples[rows]),
+        lambda index: statistic(samples[index]),
         vectorized=False,
         n_resamples=RESAMPLES,
         method="percentile",
@@ -55,10 +55,10 @@ def value_differences(
     """Returns [N, R] independent samples of Q̂(s, a₁) − Q̂(s, a₂), by branches from N states.
 
     Args:
-      environment: to act in.
+      environment: environment to act in.
       policy: π_θ.
       theta: [P].
-      key: of the policy's random numbers.
+      key: key of the policy's random numbers.
       states: N states.
       actions: [N, 2, ...].
       repeats: R.
@@ -95,20 +95,20 @@ def signal_to_noise(differences: np.ndarray) -> float:
 def surrogate_gradient(
     policy: policy_lib.Policy, surrogate: surrogates.Surrogate
 ) -> Callable[[np.ndarray, Mapping[str, np.ndarray]], np.ndarray]:
-    """Returns (θ, rows) → [P], the gradient at θ_old = θ of the mean surrogate over the rows."""
+    """Returns (θ, batch) → [P], the gradient at θ_old = θ of the mean surrogate over the batch."""
     observations = tf.TensorSpec([None, *policy.observation_shape], policy.observation_dtype)
-    specs = {"observations": observations, **surrogate.row_specs(policy.family)}
+    specs = {"observations": observations, **surrogate.batch_specs(policy.family)}
 
     @tf.function(input_signature=[tf.TensorSpec([policy.network.size], tf.float32), specs])
-    def gradient(theta, rows):
+    def gradient(theta, batch):
         with tf.GradientTape() as tape:
             tape.watch(theta)
-            new = policy.network(theta, rows["observations"])
-            terms = surrogate(policy.family, tf.stop_gradient(new), new, rows)
+            new = policy.network(theta, batch["observations"])
+            terms = surrogate(policy.family, tf.stop_gradient(new), new, batch)
             mean = tf.reduce_mean(terms)
         return tape.gradient(mean, theta)
 
-    return lambda theta, rows: gradient(theta, {name: rows[name] for name in specs}).numpy()
+    return lambda theta, batch: gradient(theta, {name: batch[name] for name in specs}).numpy()
 
 
 def gradient_variance(gradients: np.ndarray) -> float:
@@ -119,7 +119,7 @@ def gradient_variance(gradients: np.ndarray) -> float:
 def gradient_signal_to_noise(gradients: np.ndarray) -> float:
     """Returns ‖E g‖² / tr Cov(g) of [M, P] samples, free of the estimator's scale.
 
-    The squared norm is the mean of gᵢᵀgⱼ over different samples, without bias; equal rows are
+    The squared norm is the mean of gᵢᵀgⱼ over different samples, without bias; equal gradients are
     one sample drawn twice by a bootstrap, and are left out as the diagonal is.
     """
     _, label = np.unique(gradients, axis=0, return_inverse=True)

@@ -50,9 +50,9 @@ def make(
     Args:
       name: one of `task_names()`.
       threads: MuJoCo's simulator threads; all available cores when None.
-      screen: of Atari, a key of `atari.SCREENS`.
-      action_set: of Atari, one of `atari.ACTION_SETS`.
-      sticky_probability: of Atari, that a frame repeats the action before.
+      screen: size of Atari's frames, a key of `atari.SCREENS`.
+      action_set: actions of Atari, one of `atari.ACTION_SETS`.
+      sticky_probability: probability that a frame of Atari repeats the action before.
 
     Raises:
       ValueError: unknown name.

@@ -17,7 +17,7 @@ import numpy as np
 from ale_py import roms
 
 from trpo_repro.environments import base
-from trpo_repro.settings import Group, setting
+from trpo_repro.settings import Group, Readers, setting
 
 SCREENS = {"52x40": (52, 40), "84x84": (84, 84)}  # height and width
 ACTION_SETS = ("factored", "minimal")
@@ -37,7 +37,9 @@ def games() -> tuple[str, ...]:
 
 
 @dataclasses.dataclass(frozen=True)
-class AtariSettings(Group, title="Atari", readers="Atari games"):
+class AtariSettings(
+    Group, title="Atari", readers=Readers("Atari games", lambda config: config.is_atari)
+):
     screen: str = setting("52x40", "Height x width of the frames", choices=tuple(SCREENS))
     action_set: str = setting(
         "factored",
@@ -47,10 +49,6 @@ class AtariSettings(Group, title="Atari", readers="Atari games"):
     sticky_probability: float = setting(
         0.0, "Probability that a frame repeats the action before", at_least=0, at_most=1
     )
-
-    @staticmethod
-    def is_read(config):
-        return config.is_atari
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,8 +114,8 @@ class Atari(base.Environment):
           screen: size of a frame, a key of SCREENS.
           action_set: `factored`, (horizontal, vertical, fire) over the full joystick, or
             `minimal`, the game's own actions.
-          sticky_probability: that the emulator repeats the action before, each frame.
-          slots: emulators at most; more rows than these are restored before each step.
+          sticky_probability: probability that the emulator repeats the action before, each frame.
+          slots: emulators at most; more states than these are restored before each step.
 
         Raises:
           ValueError: an unknown name, screen or set of actions.
@@ -127,7 +125,7 @@ class Atari(base.Environment):
                 raise ValueError(f"unknown {value!r}; known: {', '.join(known)}")
         self.name = name
         self._rom = str(roms.get_rom_path(name))
-        self.batch_rows: int = slots
+        self.preferred_batch_size: int = slots
         self._size = SCREENS[screen][::-1]  # as OpenCV counts
         self._sticky = sticky_probability
         self._slots: list[ale_py.ALEInterface] = []
@@ -151,7 +149,8 @@ class Atari(base.Environment):
         emulator.getScreenGrayscale(self._screens[0])
         self._start_frame = self._resize(self._screens[0])
         # Something that a saved state leaves out has another value until the first frame after
-        # a reset: Q*bert's states would go on otherwise in an emulator that has not moved.
+        # a reset. Without this no-op, a Q*bert state restored into a fresh emulator evolves
+        # differently.
         emulator.act(0)
 
     def initial(self, batch_size, generator):
@@ -206,8 +205,8 @@ class Atari(base.Environment):
             frames[i, -1] = self._resize(first)
             after[i] = self._held[slot] = emulator.cloneState(include_rng=False)
         truncated = ~terminated & (elapsed >= self.max_episode_steps)
-        following = AtariStates(after, elapsed, frames, pressed[:, -1], states.keys)
-        return base.Step(following, rewards, terminated, truncated)
+        next_states = AtariStates(after, elapsed, frames, pressed[:, -1], states.keys)
+        return base.Step(next_states, rewards, terminated, truncated)
 
     def observe(self, states):
         return states.frames
@@ -216,7 +215,7 @@ class Atari(base.Environment):
         """Returns the emulator's action in each frame of a step, [B, FRAME_SKIP].
 
         A sticky frame repeats the one before. The emulator could do that by itself, but its
-        states lack the action before: restored ones would go on otherwise.
+        states lack the action before: restored ones would evolve differently.
         """
         if isinstance(self.action_space, gymnasium.spaces.MultiDiscrete):
             chosen = self._actions[tuple(np.asarray(actions).T)]
@@ -231,8 +230,8 @@ class Atari(base.Environment):
         return pressed
 
     def _assign(self, snapshots: np.ndarray) -> list[int] | None:
-        """Returns a slot for every row, which holds the row's state; None for too many rows."""
-        if len(snapshots) > self.batch_rows:
+        """Returns a slot for every state, which holds it; None for too many states."""
+        if len(snapshots) > self.preferred_batch_size:
             return None
         holders = {id(held): slot for slot, held in enumerate(self._held) if held is not None}
         slots = [holders.pop(id(snapshot), -1) for snapshot in snapshots]

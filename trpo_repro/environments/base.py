@@ -33,20 +33,20 @@ class EnvironmentStates:
     def __len__(self) -> int:
         return len(self.elapsed)
 
-    def select(self, rows: np.ndarray) -> Self:
-        """Returns the states at `rows`: integer indices (repeats allowed) or a [B] bool mask."""
-        return self._map(lambda array: array[rows])
+    def select(self, index: np.ndarray) -> Self:
+        """Returns the states at `index`: integers (repeats allowed) or a [B] bool mask."""
+        return self._map(lambda array: array[index])
 
     def repeat(self, times: int) -> Self:
         """Returns [B * times] states; copies of a state are neighbors."""
         return self._map(lambda array: np.repeat(array, times, axis=0))
 
-    def replace_rows(self, rows: np.ndarray, states: Self) -> Self:
-        """Returns these states with those at `rows` exchanged for `states`."""
+    def replace_at(self, index: np.ndarray, states: Self) -> Self:
+        """Returns these states with those at `index` exchanged for `states`."""
         fields = self._fields()
         for name, array in states._fields().items():
             fields[name] = fields[name].copy()
-            fields[name][rows] = array
+            fields[name][index] = array
         return type(self)(**fields)
 
     @classmethod
@@ -75,7 +75,7 @@ class Step:
     """What one step of B environments returns.
 
     Attributes:
-      states: B states after the step; rows whose episode ended are not reset.
+      states: B states after the step; states whose episode ended are not reset.
       rewards: [B] float64.
       terminated: [B] bool, the task ended: no reward can follow.
       truncated: [B] bool, the time limit cut an episode that had not ended.
@@ -92,13 +92,14 @@ class Environment(abc.ABC):
 
     Attributes:
       name: the task, as `environments.make` knows it.
-      observation_space: of one environment.
-      action_space: of one environment; values outside a Box are legal and clipped by the task.
+      observation_space: space of one environment.
+      action_space: space of one environment; values outside a Box are legal, and clipped by the
+        task.
       max_episode_steps: time limit, in steps.
       can_restore: whether any state can be stepped again, any number of times, as vine needs.
       frame_stack: 1, or the number of frames, newest last, that an observation stacks along its
         first axis; an episode starts with copies of its first frame.
-      batch_rows: states that are best stepped together; None for any number.
+      preferred_batch_size: states that are best stepped together; None for any number.
     """
 
     name: str
@@ -107,7 +108,7 @@ class Environment(abc.ABC):
     max_episode_steps: int
     can_restore: bool = True
     frame_stack: int = 1
-    batch_rows: int | None = None
+    preferred_batch_size: int | None = None
 
     @abc.abstractmethod
     def initial(self, batch_size: int, generator: np.random.Generator) -> EnvironmentStates:
@@ -119,7 +120,7 @@ class Environment(abc.ABC):
 
         Args:
           states: B states.
-          actions: [B, ...] actions, one row a state.
+          actions: [B, ...] actions, one a state.
         """
 
     @abc.abstractmethod

@@ -2,7 +2,7 @@
 
 A state is (qpos, qvel, qacc_warmstart, carried outputs): with the solver's warm start in the
 value, a restored state continues bit for bit, and so does Gymnasium's own environment from
-the same start. `mujoco.batch.Batch` steps all rows in C++ threads with the GIL released.
+the same start. `mujoco.batch.Batch` steps all states in C++ threads with the GIL released.
 """
 
 import dataclasses
@@ -17,26 +17,22 @@ import numpy as np
 from mujoco import batch as mujoco_batch
 
 from trpo_repro.environments import base
-from trpo_repro.settings import Group, setting
+from trpo_repro.settings import NOT_ATARI, Group, setting
 
 _ASSETS = pathlib.Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets"
 _NET_FORCE = (1 << int(mujoco.mjtConDataField.mjCONDATA_FORCE), 3, 1)  # data, reduction, slots
 
 
 @dataclasses.dataclass(frozen=True)
-class ThreadSettings(Group, title="Simulator", readers="tasks other than Atari games"):
+class ThreadSettings(Group, title="Simulator", readers=NOT_ATARI):
     threads: int = setting(
         0, "Simulator threads, 0 for every core; never changes a number", at_least=0
     )
 
-    @staticmethod
-    def is_read(config):
-        return not config.is_atari
-
 
 @dataclasses.dataclass(frozen=True)
 class Transition:
-    """One environment step of B rows, as reward functions see it.
+    """One environment step of B states, as reward functions see it.
 
     Attributes:
       qpos_before: [B, nq] generalized positions before the step.
@@ -226,7 +222,7 @@ TASKS: dict[str, Task] = {
 class Mujoco(base.Environment):
     """A batch of MuJoCo simulations of one task.
 
-    The batch object inside is scratch memory: every call loads rows, runs and reads them back.
+    The batch object inside is scratch memory: every call loads states, runs and reads them back.
     Calls must not overlap in time; use one object per Python thread.
     """
 
@@ -279,16 +275,16 @@ class Mujoco(base.Environment):
 
     def states_at(self, qpos: np.ndarray, qvel: np.ndarray) -> base.EnvironmentStates:
         """Returns episode-start states with these [B, nq] positions and [B, nv] velocities."""
-        rows = self._load(qpos, qvel, np.zeros_like(qvel), controls=0.0)
-        self._batch.forward(rows)
-        return base.EnvironmentStates(self._read(rows), np.zeros(len(rows), np.int64))
+        index = self._load(qpos, qvel, np.zeros_like(qvel), controls=0.0)
+        self._batch.forward(index)
+        return base.EnvironmentStates(self._read(index), np.zeros(len(index), np.int64))
 
     def step(self, states, actions):
         qpos_before, qvel, warmstart = self._split(states.simulator)
         actions = np.asarray(actions, np.float64)
-        rows = self._load(qpos_before, qvel, warmstart, actions)
-        self._batch.step(rows, nstep=self._frame_skip)
-        simulator = self._read(rows)
+        index = self._load(qpos_before, qvel, warmstart, actions)
+        self._batch.step(index, nstep=self._frame_skip)
+        simulator = self._read(index)
         qpos, qvel, _ = self._split(simulator)
         rewards, healthy = self.task.reward(
             Transition(
@@ -297,7 +293,7 @@ class Mujoco(base.Environment):
                 qvel,
                 actions,
                 np.clip(actions, self.action_space.low, self.action_space.high),
-                {name: field[: len(rows)] for name, field in self._outputs.items()},
+                {name: field[: len(index)] for name, field in self._outputs.items()},
                 self.seconds_per_step,
             )
         )
@@ -337,7 +333,7 @@ class Mujoco(base.Environment):
         self._outputs = {name: self._batch.bind(name) for name in self.task.outputs}
 
     def _load(self, qpos, qvel, warmstart, controls) -> np.ndarray:
-        """Writes B rows into the batch, grown if need be, and returns their indices."""
+        """Writes B states into the batch, grown if need be, and returns their indices."""
         size = len(qpos)
         if size > self._batch.nsim:
             self._resize(size)
@@ -345,9 +341,9 @@ class Mujoco(base.Environment):
             field[:size] = value
         return np.arange(size)
 
-    def _read(self, rows: np.ndarray) -> np.ndarray:
-        """Returns the [B, n] simulator state of the batch's first B rows."""
-        size = len(rows)
+    def _read(self, index: np.ndarray) -> np.ndarray:
+        """Returns the [B, n] simulator state of the first B states of the batch."""
+        size = len(index)
         parts = [field[:size] for field in self._inputs[:3]]
         if self.task.angles_as_sin_cos:
             parts.append(self._outputs["qfrc_constraint"][:size, :1])

@@ -9,7 +9,7 @@ from trpo_repro.environments import base
 class Tabular(base.Environment):
     """A process given by its arrays; observations are one-hot, actions discrete.
 
-    The state is (index of the state, key of the row's random numbers): transitions are a
+    The state is (index of the state, key of the environment's random numbers): transitions are a
     function of the key and the time, so a state continues alike wherever it is restored.
     """
 
@@ -54,8 +54,8 @@ class Tabular(base.Environment):
         index = states.simulator[:, 0].astype(np.int64)
         actions = np.asarray(actions, np.int64)
         uniform = base.uniform(states.simulator[:, 1].astype(np.uint64), states.elapsed)
-        following = (self._cumulative[index, actions] <= uniform[:, None]).sum(axis=1)
-        simulator = np.stack([following, states.simulator[:, 1]], axis=1).astype(np.float64)
+        next_index = (self._cumulative[index, actions] <= uniform[:, None]).sum(axis=1)
+        simulator = np.stack([next_index, states.simulator[:, 1]], axis=1).astype(np.float64)
         elapsed = states.elapsed + 1
         return base.Step(
             base.EnvironmentStates(simulator, elapsed),

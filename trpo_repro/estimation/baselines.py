@@ -11,11 +11,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trpo_repro.optimization import chunks, parameters
+from trpo_repro.optimization import chunks, flat_network
 from trpo_repro.policies import networks
-from trpo_repro.settings import Group, setting
+from trpo_repro.settings import Group, Readers, setting
 
-State = Mapping[str, np.ndarray]
+BaselineState = Mapping[str, np.ndarray]
 
 TARGET_MEMORY = 0.9  # factor by which each fit discounts the statistics of earlier fits
 
@@ -28,32 +28,34 @@ class BaselineSettings(Group, title="Value function"):
 
 
 @dataclasses.dataclass(frozen=True)
-class NetworkBaselineSettings(Group, title="Value network", readers="runs with baseline=network"):
+class NetworkBaselineSettings(
+    Group,
+    title="Value network",
+    readers=Readers("runs with baseline=network", lambda config: config.baseline == "network"),
+):
     baseline_epochs: int = setting(20, "Passes of Adam over an iteration's steps", at_least=1)
     baseline_minibatch: int = setting(128, "Observations in one step of Adam", at_least=1)
     baseline_learning_rate: float = setting(1e-3, "Learning rate of Adam", above=0)
-
-    @staticmethod
-    def is_read(config):
-        return config.baseline == "network"
 
 
 class Baseline(Protocol):
     """V(s), from observations and the time since the episode began."""
 
-    def initial_state(self) -> State: ...
+    def initial_state(self) -> BaselineState: ...
 
-    def predict(self, state: State, observations: np.ndarray, elapsed: np.ndarray) -> np.ndarray:
+    def predict(
+        self, state: BaselineState, observations: np.ndarray, elapsed: np.ndarray
+    ) -> np.ndarray:
         """Returns [N] float64 values of [N, O] observations at [N] steps into the episode."""
 
     def fit(
         self,
-        state: State,
+        state: BaselineState,
         observations: np.ndarray,
         elapsed: np.ndarray,
         targets: np.ndarray,
         generator: np.random.Generator,
-    ) -> State:
+    ) -> BaselineState:
         """Returns the state fitted to [N] target values."""
 
 
@@ -103,7 +105,7 @@ class NetworkBaseline:
         hidden_sizes: tuple[int, ...],
         activation: str,
         epochs: int,
-        minibatch_rows: int,
+        minibatch_size: int,
         learning_rate: float,
         seed: int,
     ):
@@ -112,13 +114,13 @@ class NetworkBaseline:
         Args:
           observation_size: columns of an observation.
           hidden_sizes: units of each hidden layer.
-          activation: of hidden layers.
-          epochs: passes over the rows in one fit.
-          minibatch_rows: rows of one Adam step.
-          learning_rate: of Adam.
-          seed: of the initial weights.
+          activation: activation of hidden layers.
+          epochs: passes over the observations in one fit.
+          minibatch_size: observations in one step of Adam.
+          learning_rate: learning rate of Adam.
+          seed: seed of the initial weights.
         """
-        self._network = parameters.FlatNetwork(
+        self._network = flat_network.FlatNetwork(
             networks.multilayer_perceptron(
                 observation_size,
                 hidden_sizes,
@@ -129,18 +131,18 @@ class NetworkBaseline:
             )
         )
         self._epochs = epochs
-        self._minibatch_rows = minibatch_rows
+        self._minibatch_size = minibatch_size
         # Scratch of one fit: every call writes them first and reads them last.
         self._weights = keras.Variable(self._network.initial_parameters(), name="weights")
         self._optimizer = keras.optimizers.Adam(learning_rate)
         self._optimizer.build([self._weights])
-        rows = tf.TensorSpec([None, observation_size], tf.float32)
+        inputs = tf.TensorSpec([None, observation_size], tf.float32)
         self._predict = tf.function(
-            self._values_in_chunks, [tf.TensorSpec([self._network.size], tf.float32), rows]
+            self._values_in_chunks, [tf.TensorSpec([self._network.size], tf.float32), inputs]
         )
         self._fit = tf.function(
             self._fit_in_graph,
-            [rows, tf.TensorSpec([None], tf.float32), tf.TensorSpec([None, None], tf.int32)],
+            [inputs, tf.TensorSpec([None], tf.float32), tf.TensorSpec([None, None], tf.int32)],
         )
         self._first = {name: variable.numpy() for name, variable in self._variables()}
         self._first["target_sums"] = np.zeros(3)
@@ -154,8 +156,8 @@ class NetworkBaseline:
         return mean + deviation * values.numpy().astype(np.float64)
 
     def fit(self, state, observations, elapsed, targets, generator):
-        rows = np.arange(len(targets), dtype=np.int32)
-        orders = np.stack([generator.permutation(rows) for _ in range(self._epochs)])
+        index = np.arange(len(targets), dtype=np.int32)
+        orders = np.stack([generator.permutation(index) for _ in range(self._epochs)])
         sums = TARGET_MEMORY * state["target_sums"]
         sums += [1.0, np.mean(targets), np.mean(np.square(targets))]
         mean, deviation = _moments(sums)
@@ -183,11 +185,11 @@ class NetworkBaseline:
         )
 
     def _fit_in_graph(self, observations, targets, orders):
-        minibatches = tf.maximum(tf.shape(targets)[0] // self._minibatch_rows, 1)
+        minibatches = tf.maximum(tf.shape(targets)[0] // self._minibatch_size, 1)
 
         def step(i):
-            epoch, start = i // minibatches, (i % minibatches) * self._minibatch_rows
-            chosen = orders[epoch, start : start + self._minibatch_rows]
+            epoch, start = i // minibatches, (i % minibatches) * self._minibatch_size
+            chosen = orders[epoch, start : start + self._minibatch_size]
             inputs, goals = tf.gather(observations, chosen), tf.gather(targets, chosen)
             with tf.GradientTape() as tape:
                 values = self._scaled_values(self._weights.value, inputs)

@@ -21,14 +21,16 @@ class Estimate:
     """What an update needs of a sample.
 
     Attributes:
-      rows: arrays by name, [N, ...]: observations, weights of states, and what the surrogate reads.
-      kl_rows: observations and weights of the constraint's states, [M, ...], where they are others.
+      batch: arrays by name, [N, ...]: observations, weights of states, and what the surrogate
+        reads.
+      kl_batch: observations and weights of the constraint's states, [M, ...]; None where they are
+        the batch's.
       baseline: state of the value function after its fit.
       explained_variance: 1 − Var(target − V) / Var(target) before the fit; NaN without one.
     """
 
-    rows: Arrays
-    kl_rows: Arrays | None
+    batch: Arrays
+    kl_batch: Arrays | None
     baseline: Arrays
     explained_variance: float
 
@@ -47,7 +49,7 @@ class Estimator(Protocol):
     def __call__(
         self,
         sample: Any,
-        baseline: baselines.State,
+        baseline: baselines.BaselineState,
         normalize: Normalize,
         generator: np.random.Generator,
     ) -> Estimate:
@@ -57,12 +59,12 @@ class Estimator(Protocol):
           sample: what the sampler joined.
           baseline: state of the value function.
           normalize: [N, ...] observations → what the policy sees.
-          generator: of the value function's fit.
+          generator: random numbers of the value function's fit.
         """
 
 
 class SinglePathEstimator:
-    """Eq. 14: every step of the paths, with its standardized advantage."""
+    """Eq. 14: every step of the sample, with its standardized advantage."""
 
     surrogate: surrogates.Surrogate = surrogates.ImportanceSampled()
     separate_kl_states = False
@@ -74,27 +76,27 @@ class SinglePathEstimator:
         self._reward = np.sign if settings.clip_rewards else np.asarray
 
     def __call__(self, sample, baseline, normalize, generator):
-        paths: single_path.Trajectories = sample.paths
-        states = state_rows(paths, normalize, _state_discount(self._settings))
+        trajectories: single_path.Trajectories = sample.trajectories
+        states = state_arrays(trajectories, normalize, _state_discount(self._settings))
         advantages, fitted, explained = self._advantages(
-            paths, states["observations"], baseline, normalize, generator
+            trajectories, states["observations"], baseline, normalize, generator
         )
-        rows = path_rows(paths, states, returns.standardize(advantages))
-        return Estimate(rows, None, fitted, explained)
+        batch = single_path_batch(trajectories, states, returns.standardize(advantages))
+        return Estimate(batch, None, fitted, explained)
 
-    def _advantages(self, paths, observations, baseline, normalize, generator):
+    def _advantages(self, trajectories, observations, baseline, normalize, generator):
         """Returns ([T, B] advantages, fitted baseline state, explained variance)."""
         settings = self._settings
-        rewards = self._reward(paths.rewards)
+        rewards = self._reward(trajectories.rewards)
         if self._baseline is None:
-            sums = returns.discounted_sums(rewards, paths.ends, settings.discount)
+            sums = returns.discounted_sums(rewards, trajectories.ends, settings.discount)
             return sums, baseline, math.nan
-        elapsed = _flat(paths.elapsed)
+        elapsed = _flat(trajectories.elapsed)
         values = self._baseline.predict(baseline, observations, elapsed)
-        values = values.reshape(paths.rewards.shape)
-        next_values = bootstrapped_values(self._baseline, baseline, paths, values, normalize)
+        values = values.reshape(trajectories.rewards.shape)
+        next_values = bootstrapped_values(self._baseline, baseline, trajectories, values, normalize)
         advantages = returns.generalized_advantages(
-            rewards, values, next_values, paths.ends, settings.discount, settings.gae_lambda
+            rewards, values, next_values, trajectories.ends, settings.discount, settings.gae_lambda
         )
         targets = values + advantages
         explained = 1.0 - np.var(targets - values) / max(np.var(targets), 1e-12)
@@ -118,31 +120,31 @@ class VineEstimator:
 
     def __call__(self, sample, baseline, normalize, generator):
         del generator  # nothing is drawn: there is no value function
-        states = state_rows(sample.paths, normalize, self._discount)
+        states = state_arrays(sample.trajectories, normalize, self._discount)
         # The step does not change with the scale of Q (App. C): taken out for float32's sake.
-        rows = vine_rows(sample, states)
-        deviation = rows["q_values"].std()
-        scaled = rows["q_values"] / deviation if deviation > 0 else rows["q_values"]
-        rows["q_values"] = scaled.astype(np.float32)
-        return Estimate(rows, states if self.separate_kl_states else None, baseline, math.nan)
+        batch = vine_batch(sample, states)
+        deviation = batch["q_values"].std()
+        scaled = batch["q_values"] / deviation if deviation > 0 else batch["q_values"]
+        batch["q_values"] = scaled.astype(np.float32)
+        return Estimate(batch, states if self.separate_kl_states else None, baseline, math.nan)
 
 
-def state_rows(
-    paths: single_path.Trajectories, normalize: Normalize, discount: float | None = None
+def state_arrays(
+    trajectories: single_path.Trajectories, normalize: Normalize, discount: float | None = None
 ) -> dict[str, Any]:
-    """Returns the states of paths or trunks, [T * B, ...]: `observations`, and `weights` γᵗ.
+    """Returns the states of trajectories, [T * B, ...]: `observations`, and `weights` γᵗ.
 
     Args:
-      paths: [T, B] trajectories.
+      trajectories: [T, B] trajectories.
       normalize: [N, ...] observations → what the policy sees.
       discount: γ of the weights; None where states count equally, and have none.
     """
-    observations = paths.rows()
+    observations = trajectories.flat_observations()
     if not isinstance(observations, frames.StackedFrames):
         observations = normalize(observations)
     if discount is None:
         return {"observations": observations}
-    weights = (discount ** _flat(paths.elapsed)).astype(np.float32)
+    weights = (discount ** _flat(trajectories.elapsed)).astype(np.float32)
     return {"observations": observations, "weights": weights}
 
 
@@ -150,24 +152,24 @@ def _state_discount(settings: Any) -> float | None:
     return settings.discount if settings.state_weighting == "discounted" else None
 
 
-def path_rows(
-    paths: single_path.Trajectories, states: Arrays, advantages: np.ndarray
+def single_path_batch(
+    trajectories: single_path.Trajectories, states: Arrays, advantages: np.ndarray
 ) -> dict[str, Any]:
-    """Returns the steps of paths with their [T, B] advantages, as eq. 14 reads them."""
+    """Returns the steps of trajectories with their [T, B] advantages, as eq. 14 reads them."""
     return {
         **states,
-        "actions": _flat(paths.actions),
+        "actions": _flat(trajectories.actions),
         "advantages": _flat(advantages).astype(np.float32),
     }
 
 
-def vine_rows(sample: vine.Vine, states: Arrays) -> dict[str, Any]:
+def vine_batch(sample: vine.Vine, states: Arrays) -> dict[str, Any]:
     """Returns the rollout states with their Q-values, as eqs. 15 and 16 read them.
 
     Each state's mean is taken off its Q-values, which changes neither (App. I).
     """
     return {
-        **{name: array[sample.rows] for name, array in states.items()},
+        **{name: array[sample.state_index] for name, array in states.items()},
         "actions": sample.actions,
         "proposal_log_probs": sample.proposal_log_probs,
         "q_values": sample.q_values - sample.q_values.mean(axis=1, keepdims=True),
@@ -176,8 +178,8 @@ def vine_rows(sample: vine.Vine, states: Arrays) -> dict[str, Any]:
 
 def bootstrapped_values(
     value_function: baselines.Baseline,
-    state: baselines.State,
-    paths: single_path.Trajectories,
+    state: baselines.BaselineState,
+    trajectories: single_path.Trajectories,
     values: np.ndarray,
     normalize: Normalize,
 ) -> np.ndarray:
@@ -185,17 +187,17 @@ def bootstrapped_values(
 
     Args:
       value_function: V.
-      state: of V.
-      paths: [T, B] trajectories.
+      state: state of V.
+      trajectories: [T, B] trajectories.
       values: [T, B] V(s_t).
       normalize: [N, ...] observations → what V sees.
     """
     next_values = np.concatenate([values[1:], np.zeros_like(values[:1])])
-    next_values[paths.terminated] = 0.0
-    t, b = np.nonzero(paths.cut)
+    next_values[trajectories.terminated] = 0.0
+    t, b = np.nonzero(trajectories.cut)
     if len(t):
         next_values[t, b] = value_function.predict(
-            state, normalize(paths.cut_observations), paths.elapsed[t, b] + 1
+            state, normalize(trajectories.cut_observations), trajectories.elapsed[t, b] + 1
         )
     return next_values
 

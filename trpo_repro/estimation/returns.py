@@ -4,28 +4,24 @@ import dataclasses
 
 import numpy as np
 
-from trpo_repro.settings import Group, setting
+from trpo_repro.settings import SAMPLED_ACTIONS, Group, Readers, setting
 
 
 @dataclasses.dataclass(frozen=True)
-class ReturnSettings(Group, title="Returns", readers="algorithms other than cem and cma"):
+class ReturnSettings(Group, title="Returns", readers=SAMPLED_ACTIONS):
     discount: float = setting(0.99, "Discount factor γ", above=0, below=1)
     clip_rewards: bool = setting(
         False, "Learn from the signs of rewards; metrics keep the rewards themselves"
     )
 
-    @staticmethod
-    def is_read(config):
-        return config.algorithm not in ("cem", "cma")
-
 
 @dataclasses.dataclass(frozen=True)
-class AdvantageSettings(Group, title="Advantages", readers="runs with a baseline"):
+class AdvantageSettings(
+    Group,
+    title="Advantages",
+    readers=Readers("runs with a baseline", lambda config: config.baseline != "none"),
+):
     gae_lambda: float = setting(1.0, "λ of generalized advantage estimation", at_least=0, at_most=1)
-
-    @staticmethod
-    def is_read(config):
-        return config.baseline != "none"
 
 
 def discounted_sums(
@@ -44,10 +40,10 @@ def discounted_sums(
     """
     sums = np.empty(terms.shape, np.float64)
     after_end = np.broadcast_to(after_end, terms.shape)
-    following = after_end[-1]
+    next_sum = after_end[-1]
     for t in reversed(range(len(terms))):
-        following = terms[t] + discount * np.where(ends[t], after_end[t], following)
-        sums[t] = following
+        next_sum = terms[t] + discount * np.where(ends[t], after_end[t], next_sum)
+        sums[t] = next_sum
     return sums
 
 

@@ -11,14 +11,14 @@ from trpo_repro.policies import distributions
 class Surrogate(Protocol):
     """A sum over states of a function of the new policy."""
 
-    def row_specs(self, family: distributions.Family) -> dict[str, tf.TensorSpec]:
-        """Returns the specs of the rows that `__call__` reads, observations aside."""
+    def batch_specs(self, family: distributions.Family) -> dict[str, tf.TensorSpec]:
+        """Returns the specs of the arrays that `__call__` reads, observations aside."""
 
     def log_probs(
         self,
         family: distributions.Family,
         parameters: tf.Tensor,
-        rows: Mapping[str, tf.Tensor],
+        batch: Mapping[str, tf.Tensor],
     ) -> tf.Tensor:
         """Returns log π(a|s) of every sampled action, [n] or [n, K]."""
 
@@ -27,33 +27,33 @@ class Surrogate(Protocol):
         family: distributions.Family,
         old: tf.Tensor,
         new: tf.Tensor,
-        rows: Mapping[str, tf.Tensor],
+        batch: Mapping[str, tf.Tensor],
     ) -> tf.Tensor:
         """Returns each state's term, [n].
 
         Args:
-          family: of the action distribution.
+          family: family of the action distribution.
           old: [n, D] distribution parameters at θ_old.
           new: [n, D] distribution parameters at θ.
-          rows: tensors [n, ...] by name.
+          batch: tensors [n, ...] by name.
         """
 
 
 class ImportanceSampled:
     """Eq. 14 with q = π_old: π_θ(a|s) / π_old(a|s) · Â, one action a state."""
 
-    def row_specs(self, family):
+    def batch_specs(self, family):
         return {
             "actions": tf.TensorSpec([None, *family.action_shape], family.action_dtype),
             "advantages": tf.TensorSpec([None], tf.float32),
         }
 
-    def log_probs(self, family, parameters, rows):
-        return family.log_prob(parameters, rows["actions"])
+    def log_probs(self, family, parameters, batch):
+        return family.log_prob(parameters, batch["actions"])
 
-    def __call__(self, family, old, new, rows):
-        log_ratio = self.log_probs(family, new, rows) - self.log_probs(family, old, rows)
-        return tf.exp(log_ratio) * tf.cast(rows["advantages"], log_ratio.dtype)
+    def __call__(self, family, old, new, batch):
+        log_ratio = self.log_probs(family, new, batch) - self.log_probs(family, old, batch)
+        return tf.exp(log_ratio) * tf.cast(batch["advantages"], log_ratio.dtype)
 
 
 class SelfNormalized:
@@ -63,39 +63,39 @@ class SelfNormalized:
     estimator holds its own baseline (App. I).
     """
 
-    def row_specs(self, family):
+    def batch_specs(self, family):
         return {
             "actions": tf.TensorSpec([None, None, *family.action_shape], family.action_dtype),
             "proposal_log_probs": tf.TensorSpec([None, None], tf.float32),
             "q_values": tf.TensorSpec([None, None], tf.float32),
         }
 
-    def log_probs(self, family, parameters, rows):
-        return _log_probs_of_many(family, parameters, rows["actions"])
+    def log_probs(self, family, parameters, batch):
+        return _log_probs_of_many(family, parameters, batch["actions"])
 
-    def __call__(self, family, old, new, rows):
-        log_probs = self.log_probs(family, new, rows)
-        log_weights = log_probs - tf.cast(rows["proposal_log_probs"], log_probs.dtype)
+    def __call__(self, family, old, new, batch):
+        log_probs = self.log_probs(family, new, batch)
+        log_weights = log_probs - tf.cast(batch["proposal_log_probs"], log_probs.dtype)
         weights = tf.nn.softmax(log_weights)  # wₖ / Σ w
-        return tf.reduce_sum(weights * tf.cast(rows["q_values"], weights.dtype), axis=-1)
+        return tf.reduce_sum(weights * tf.cast(batch["q_values"], weights.dtype), axis=-1)
 
 
 class ActionSum:
     """Eq. 15: Σ_a π_θ(a|s) Q̂(s, a), every action once."""
 
-    def row_specs(self, family):
+    def batch_specs(self, family):
         return {
             "actions": tf.TensorSpec([None, None, *family.action_shape], family.action_dtype),
             "q_values": tf.TensorSpec([None, None], tf.float32),
         }
 
-    def log_probs(self, family, parameters, rows):
-        return _log_probs_of_many(family, parameters, rows["actions"])
+    def log_probs(self, family, parameters, batch):
+        return _log_probs_of_many(family, parameters, batch["actions"])
 
-    def __call__(self, family, old, new, rows):
-        probabilities = tf.exp(self.log_probs(family, new, rows))
+    def __call__(self, family, old, new, batch):
+        probabilities = tf.exp(self.log_probs(family, new, batch))
         return tf.reduce_sum(
-            probabilities * tf.cast(rows["q_values"], probabilities.dtype), axis=-1
+            probabilities * tf.cast(batch["q_values"], probabilities.dtype), axis=-1
         )
 
 

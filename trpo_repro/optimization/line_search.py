@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 
-class Search(NamedTuple):
+class LineSearchResult(NamedTuple):
     """What the line search found.
 
     Attributes:
@@ -30,7 +30,7 @@ def backtracking_line_search(
     *,
     factor: float,
     max_backtracks: int,
-) -> Search:
+) -> LineSearchResult:
     """Returns the first of θ + factorʲ · step, j = 0, 1, ..., that is acceptable (App. C).
 
     Args:
@@ -60,7 +60,7 @@ def backtracking_line_search(
         parallel_iterations=1,
     )
     failed = refused(evaluation)
-    return Search(
+    return LineSearchResult(
         tf.where(failed, theta, candidate(backtracks)),
         ~failed,
         backtracks + tf.cast(failed, tf.int32),

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from trpo_repro.optimization import conjugate_gradient, line_search
-from trpo_repro.settings import Group, setting
+from trpo_repro.settings import Group, Readers, setting
 
 
 class Curvature(enum.Enum):
@@ -35,18 +35,28 @@ class StepRule(enum.Enum):
     FIXED = "a fixed multiple of the direction"
 
 
-@dataclasses.dataclass(frozen=True)
-class KLLimitSettings(Group, title="Trust region", readers="the algorithms with a KL limit"):
-    kl_limit: float = setting(0.01, "Trust region size δ, in nats", above=0)
+def _family_with(part: str, has_part: "Callable[[Method], bool]") -> Readers:
+    """Returns the runs of the algorithms whose row of METHODS has a part."""
+    return Readers(
+        f"the algorithms with {part}",
+        lambda config: config.algorithm in METHODS and has_part(METHODS[config.algorithm]),
+    )
 
-    @staticmethod
-    def is_read(config):
-        return _row_has(config, lambda row: row.step is not StepRule.FIXED)
+
+@dataclasses.dataclass(frozen=True)
+class KLLimitSettings(
+    Group,
+    title="Trust region",
+    readers=_family_with("a KL limit", lambda row: row.step is not StepRule.FIXED),
+):
+    kl_limit: float = setting(0.01, "Trust region size δ, in nats", above=0)
 
 
 @dataclasses.dataclass(frozen=True)
 class CurvatureSettings(
-    Group, title="Step direction", readers="the algorithms with a Fisher matrix"
+    Group,
+    title="Step direction",
+    readers=_family_with("a Fisher matrix", lambda row: row.curvature is not Curvature.IDENTITY),
 ):
     cg_iterations: int = setting(10, "Conjugate gradient iterations k", at_least=1)
     damping: float = setting(0.0, "Multiple of the identity added to the Fisher matrix", at_least=0)
@@ -54,13 +64,13 @@ class CurvatureSettings(
         0.1, "Fraction of states used in Fisher-vector products", above=0, at_most=1
     )
 
-    @staticmethod
-    def is_read(config):
-        return _row_has(config, lambda row: row.curvature is not Curvature.IDENTITY)
-
 
 @dataclasses.dataclass(frozen=True)
-class LineSearchSettings(Group, title="Line search", readers="the algorithms with a line search"):
+class LineSearchSettings(
+    Group,
+    title="Line search",
+    readers=_family_with("a line search", lambda row: row.step is StepRule.LINE_SEARCH),
+):
     backtrack_factor: float = setting(
         0.8, "Factor by which the line search shrinks a refused step", above=0, below=1
     )
@@ -68,36 +78,28 @@ class LineSearchSettings(Group, title="Line search", readers="the algorithms wit
         15, "Steps that the line search may refuse before it gives up", at_least=0
     )
 
-    @staticmethod
-    def is_read(config):
-        return _row_has(config, lambda row: row.step is StepRule.LINE_SEARCH)
-
 
 @dataclasses.dataclass(frozen=True)
-class FixedStepSettings(Group, title="Fixed step", readers="the algorithms with a fixed step"):
+class FixedStepSettings(
+    Group,
+    title="Fixed step",
+    readers=_family_with("a fixed step", lambda row: row.step is StepRule.FIXED),
+):
     step_size: float = setting(0.1, "Step 1/λ along the step direction", above=0)
 
-    @staticmethod
-    def is_read(config):
-        return _row_has(config, lambda row: row.step is StepRule.FIXED)
-
 
 @dataclasses.dataclass(frozen=True)
-class StateWeightingSettings(Group, title="State weighting", readers="the trust-region family"):
+class StateWeightingSettings(
+    Group,
+    title="State weighting",
+    readers=Readers("the trust-region family", lambda config: config.algorithm in METHODS),
+):
     state_weighting: str = setting(
         "equal",
         "Weights of states in the surrogate, the mean KL and the Fisher matrix; discounted is γᵗ "
         "for a state t steps into its episode (eqs. 3, 12 and 14)",
         choices=("equal", "discounted"),
     )
-
-    @staticmethod
-    def is_read(config):
-        return config.algorithm in METHODS
-
-
-def _row_has(config, condition: "Callable[[Method], bool]") -> bool:
-    return config.algorithm in METHODS and condition(METHODS[config.algorithm])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -251,11 +253,13 @@ def _full_step(problem: Problem, direction: _Vector, method: Method) -> _Vector:
     )
 
 
-def _search(theta, step, usable, before, problem: Problem, method: Method) -> line_search.Search:
+def _search(
+    theta, step, usable, before, problem: Problem, method: Method
+) -> line_search.LineSearchResult:
     """Returns the point that the step rule goes to; a step that is not usable ends at once."""
     if method.step is not StepRule.LINE_SEARCH:
         at = problem.evaluate(theta + step)
-        return line_search.Search(theta + step, tf.constant(True), tf.constant(0), at)
+        return line_search.LineSearchResult(theta + step, tf.constant(True), tf.constant(0), at)
 
     def acceptable(at: Evaluation) -> tf.Tensor:
         kl = at.max_kl if method.constraint is Constraint.MAX_KL else at.mean_kl

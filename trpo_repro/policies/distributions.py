@@ -25,7 +25,7 @@ class Family(abc.ABC):
     Attributes:
       parameter_size: D, distribution parameters of one state.
       action_shape: shape of one action.
-      action_dtype: of actions as tensors.
+      action_dtype: number type of actions as tensors.
     """
 
     parameter_size: int
@@ -53,7 +53,7 @@ class Family(abc.ABC):
         """Returns M u: [..., D], with M the Fisher information in the [..., D] parameters."""
 
     def all_actions(self) -> np.ndarray:
-        """Returns every action of a finite set, one a row.
+        """Returns every action of a finite set, [n, ...].
 
         Raises:
           TypeError: the set is not finite.

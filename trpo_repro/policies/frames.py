@@ -20,8 +20,8 @@ class StackedFrames:
     def __len__(self) -> int:
         return len(self.index)
 
-    def __getitem__(self, rows: np.ndarray | slice) -> "StackedFrames":
-        return StackedFrames(self.frames, self.index[rows])
+    def __getitem__(self, index: np.ndarray | slice) -> "StackedFrames":
+        return StackedFrames(self.frames, self.index[index])
 
     def stacked(self) -> np.ndarray:
         """Returns the observations themselves, [N, F, H, W]."""

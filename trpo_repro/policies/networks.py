@@ -6,13 +6,13 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from trpo_repro.settings import Group, setting
+from trpo_repro.settings import NOT_ATARI, Group, setting
 
 ACTIVATIONS = ("softplus", "tanh", "relu")
 
 
 @dataclasses.dataclass(frozen=True)
-class NetworkSettings(Group, title="Policy network", readers="tasks other than Atari games"):
+class NetworkSettings(Group, title="Policy network", readers=NOT_ATARI):
     hidden_sizes: tuple[int, ...] = setting(
         (30,), "Units of the hidden layers, comma-separated; empty for a linear policy"
     )
@@ -23,10 +23,6 @@ class NetworkSettings(Group, title="Policy network", readers="tasks other than A
     initial_log_std: float = setting(
         0.0, "Initial log standard deviation of Gaussian policies, in action units"
     )
-
-    @staticmethod
-    def is_read(config):
-        return not config.is_atari
 
 
 class AppendLogStd(keras.layers.Layer):
@@ -70,11 +66,11 @@ def multilayer_perceptron(
       input_size: columns of an observation.
       hidden_sizes: units of each hidden layer; none makes a linear map.
       output_size: columns of the last layer.
-      activation: of the hidden layers; softplus is the paper's soft rectifier.
+      activation: activation of the hidden layers; softplus is the paper's soft rectifier.
       output_scale: variance scale of the last layer's initial weights (1 is Glorot's).
-      seed: of the initial weights.
+      seed: seed of the initial weights.
       skip_inputs: leading columns that the network does not see.
-      dtype: of weights and computation.
+      dtype: number type of weights and computation.
       log_std: initial log standard deviation; doubles the output with `AppendLogStd`.
     """
     inputs = keras.Input((input_size,), dtype=dtype)
@@ -126,7 +122,7 @@ def convolutional(
       frame_shape: (4, H, W), four stacked frames.
       output_size: columns of the last layer.
       output_scale: variance scale of the last layer's initial weights (1 is Glorot's).
-      seed: of the initial weights.
+      seed: seed of the initial weights.
     """
     inputs = keras.Input(tuple(frame_shape), dtype="uint8")
     outputs = keras.layers.Rescaling(1 / 255)(ChannelsLast(dtype="uint8")(inputs))

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trpo_repro.optimization import parameters
+from trpo_repro.optimization import flat_network
 from trpo_repro.policies import distributions, networks
 
 
@@ -15,15 +15,15 @@ class Policy:
     """π_θ(a|s): a Keras network whose outputs parameterize a TFP distribution.
 
     Attributes:
-      family: of the action distribution.
+      family: family of the action distribution.
       network: [N, ...] observations → [N, D] distribution parameters, at any θ.
-      observation_shape: of one observation.
-      observation_dtype: of observations as tensors.
+      observation_shape: shape of one observation.
+      observation_dtype: number type of observations as tensors.
     """
 
     def __init__(self, model: keras.Model, family: distributions.Family):
         self.family = family
-        self.network = parameters.FlatNetwork(model)
+        self.network = flat_network.FlatNetwork(model)
         self.observation_shape = tuple(model.inputs[0].shape[1:])
         self.observation_dtype = tf.as_dtype(model.inputs[0].dtype)
         theta = tf.TensorSpec([self.network.size], self.network.dtype)
@@ -69,7 +69,7 @@ class Policy:
           thetas: [R, P].
 
         Returns:
-          (rows, observations, noise) → actions: of the [n] ascending indices `rows`, which
+          (index, observations, noise) → actions: of the [n] ascending indices `index`, which
           never come back once they are missing, and their [n, ...] observations and noise.
         """
         held = np.arange(len(thetas))
@@ -80,12 +80,12 @@ class Policy:
         ]
         sample = self._sample_each.get_concrete_function(*self._specs, *specs)
 
-        def act(rows: np.ndarray, observations: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        def act(index: np.ndarray, observations: np.ndarray, noise: np.ndarray) -> np.ndarray:
             nonlocal held, weights
-            if 2 * len(rows) <= len(held):  # copying the weights is worth it only now and then
-                kept = np.searchsorted(held, rows)
-                held, weights = rows, [tf.gather(weight, kept) for weight in weights]
-            at = np.searchsorted(held, rows)
+            if 2 * len(index) <= len(held):  # copying the weights is worth it only now and then
+                kept = np.searchsorted(held, index)
+                held, weights = index, [tf.gather(weight, kept) for weight in weights]
+            at = np.searchsorted(held, index)
             inputs = np.zeros((len(held), *self.observation_shape), observations.dtype)
             inputs[at] = observations
             padded = np.zeros((len(held), *self.family.action_shape), np.float32)
@@ -129,15 +129,15 @@ def multilayer_perceptron_policy(
     """Returns a fully connected policy; a Gaussian's log-std is free and state-independent.
 
     Args:
-      observation_space: of vectors.
+      observation_space: space of vectors.
       action_space: Box, Discrete or MultiDiscrete.
       hidden_sizes: units of each hidden layer; none makes a linear policy.
-      activation: of hidden layers.
-      seed: of the initial weights.
+      activation: activation of hidden layers.
+      seed: seed of the initial weights.
       skip_inputs: leading observation columns that the policy does not see.
-      initial_log_std: of Gaussian policies.
+      initial_log_std: initial log standard deviation of Gaussian policies.
       output_scale: variance scale of the last layer's initial weights.
-      dtype: of weights and computation.
+      dtype: number type of weights and computation.
     """
     family = distributions.for_space(action_space)
     gaussian = isinstance(family, distributions.DiagonalGaussian)
@@ -165,9 +165,9 @@ def convolutional_policy(
     """Returns the paper's policy for Atari.
 
     Args:
-      observation_space: of [4, H, W] stacked frames.
+      observation_space: space of [4, H, W] stacked frames.
       action_space: Discrete or MultiDiscrete.
-      seed: of the initial weights.
+      seed: seed of the initial weights.
       output_scale: variance scale of the last layer's initial weights.
     """
     family = distributions.for_space(action_space)

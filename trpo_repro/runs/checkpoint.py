@@ -31,7 +31,7 @@ def save(
     """Writes a checkpoint atomically, then deletes older ones.
 
     Args:
-      directory: of the checkpoints; created if need be.
+      directory: directory of the checkpoints; created if need be.
       iteration: completed iterations, the checkpoint's number.
       arrays: by name; object arrays are refused.
       kept: checkpoints that stay, this one included.

@@ -29,7 +29,7 @@ def describe_session(first_iteration: int, command: Sequence[str] | None) -> dic
 
     Args:
       first_iteration: completed iterations before it.
-      command: that began it; this process's own when None.
+      command: command that began it; this process's own when None.
     """
     script = pathlib.Path(sys.argv[0])
     own = ["python", f"{script.parent.name}/{script.name}", *sys.argv[1:]]

@@ -20,8 +20,8 @@ class SavedPolicy:
 
     Attributes:
       theta: [P] parameters.
-      iteration: after which it was saved.
-      normalizer: of the observations, or None.
+      iteration: iteration after which it was saved.
+      normalizer: normalizer of the observations, or None.
     """
 
     theta: np.ndarray
@@ -30,11 +30,11 @@ class SavedPolicy:
 
 
 def save_policy(path: pathlib.Path, policy: policy_lib.Policy, state: State) -> None:
-    """Replaces a file by θ, the observations' normalizer, and the network's paths and shapes."""
+    """Replaces a file by θ, the observations' normalizer, and the variables' names and shapes."""
     arrays = {
         "theta": state.theta,
         "iteration": np.array(state.iteration),
-        "paths": np.array(policy.network.paths),
+        "paths": np.array(policy.network.variable_names),
         "shapes": np.array([json.dumps(shape) for shape in policy.network.shapes]),
     }
     if state.normalizer is not None:
@@ -56,8 +56,8 @@ def load_policy(path: pathlib.Path, policy: policy_lib.Policy, *, normalized: bo
     """Returns what `save_policy` wrote.
 
     Args:
-      path: of the file.
-      policy: with the network that the parameters are of.
+      path: path of the file.
+      policy: policy with the network that the parameters belong to.
       normalized: whether the policy sees normalized observations.
 
     Raises:
@@ -66,7 +66,7 @@ def load_policy(path: pathlib.Path, policy: policy_lib.Policy, *, normalized: bo
     with np.load(path, allow_pickle=False) as archive:
         arrays = dict(archive)
     shapes = [tuple(json.loads(shape)) for shape in arrays["shapes"]]
-    if (arrays["paths"].tolist(), shapes) != (policy.network.paths, policy.network.shapes):
+    if (arrays["paths"].tolist(), shapes) != (policy.network.variable_names, policy.network.shapes):
         raise ValueError(f"{path} holds the parameters of another network")
     statistics = {
         name.removeprefix(_NORMALIZER): array

@@ -37,11 +37,11 @@ def run(
     directory can be resumed.
 
     Args:
-      config: of the run.
-      directory: of the run.
-      resume: go on from the directory's last checkpoint.
+      config: configuration of the run.
+      directory: directory of the run.
+      resume: continue from the directory's last checkpoint.
       stop_at: leave the run unfinished after this many iterations in all.
-      command: of the session, for the record; this process's own when None.
+      command: command of the session, for the record; this process's own when None.
 
     Returns:
       The last state completed; None if a signal came before there was one.
@@ -89,7 +89,7 @@ def run(
                     checkpoint.save(checkpoints, state.iteration, state.to_arrays())
                     _leave(config, directory, trainer, state)
                 done = state.iteration if state else "no"
-                message = f"stopped; {done} iterations saved; go on with --resume"
+                message = f"stopped; {done} iterations saved; continue with --resume"
                 tqdm.tqdm.write(message, file=sys.stderr)
     return state
 

@@ -1,4 +1,4 @@
-"""What the episodes inside sampled paths earned."""
+"""What the episodes inside sampled trajectories earned."""
 
 import dataclasses
 
@@ -15,7 +15,7 @@ class Episodes:
       returns: [E] undiscounted, in the order of their ends.
       lengths: [E] steps.
       count: episodes that ended, reported or not.
-      running: [B] rewards so far of the episodes that go on.
+      running: [B] rewards so far of the episodes that continue.
     """
 
     returns: np.ndarray
@@ -25,17 +25,17 @@ class Episodes:
 
 
 def ended_episodes(
-    paths: single_path.Trajectories, running: np.ndarray, *, first_only: bool
+    trajectories: single_path.Trajectories, running: np.ndarray, *, first_only: bool
 ) -> Episodes:
     """Returns what the episodes that ended in [T, B] steps earned.
 
     Args:
-      paths: trajectories.
+      trajectories: [T, B].
       running: [B] rewards of the first episodes before these steps.
       first_only: report only the first episode of each path.
     """
-    earned = running[None] + np.cumsum(paths.rewards, axis=0)
-    ended = paths.terminated | paths.truncated
+    earned = running[None] + np.cumsum(trajectories.rewards, axis=0)
+    ended = trajectories.terminated | trajectories.truncated
     # What each path had earned at the end of its previous episode, at every time.
     at_end = np.where(ended, np.arange(len(ended))[:, None], -1)
     last_end = np.maximum.accumulate(at_end, axis=0)
@@ -48,7 +48,7 @@ def ended_episodes(
     chosen = ended & (before < 0) if first_only else ended
     return Episodes(
         returns=(earned - base(before))[chosen],
-        lengths=paths.elapsed[chosen] + 1,
+        lengths=trajectories.elapsed[chosen] + 1,
         count=int(ended.sum()),
         running=(earned[-1:] - base(last_end[-1:]))[0],
     )

@@ -7,22 +7,18 @@ import numpy as np
 from trpo_repro import environments
 from trpo_repro.policies import policy as policy_lib
 from trpo_repro.randomness import Key, Purpose
-from trpo_repro.settings import Group, setting
+from trpo_repro.settings import Group, algorithms, setting
 
 
 @dataclasses.dataclass(frozen=True)
-class PopulationSettings(Group, title="Candidates", readers="algorithms cem and cma"):
+class PopulationSettings(Group, title="Candidates", readers=algorithms("cem", "cma")):
     episodes_per_candidate: int = setting(
         1, "Episodes whose mean return is a candidate's value", at_least=1
     )
 
-    @staticmethod
-    def is_read(config):
-        return config.algorithm in ("cem", "cma")
-
 
 @dataclasses.dataclass(frozen=True)
-class Evaluation:
+class PlayedEpisodes:
     """One episode of each of R policies.
 
     Attributes:
@@ -39,17 +35,17 @@ def evaluate_population(
     policy: policy_lib.Policy,
     thetas: np.ndarray,
     key: Key,
-) -> Evaluation:
+) -> PlayedEpisodes:
     """Runs one episode from s0 ~ ρ0 for each of R parameter vectors, all at once.
 
     Rows leave the batch when their episode ends. A pure function: equal arguments give equal
     arrays.
 
     Args:
-      environment: to act in.
-      policy: whose network and distribution act.
+      environment: environment to act in.
+      policy: policy whose network and distribution act.
       thetas: [R, P].
-      key: of all random numbers drawn here.
+      key: key of all random numbers drawn here.
     """
     act = policy.population_actor(thetas)
     return _play(environment, policy, act, len(thetas), key)
@@ -62,22 +58,22 @@ def evaluate_policy(
     key: Key,
     *,
     episodes: int,
-) -> Evaluation:
+) -> PlayedEpisodes:
     """Runs that many episodes of π_θ from s0 ~ ρ0, all at once.
 
     Args:
-      environment: to act in.
+      environment: environment to act in.
       policy: acts, by samples as in training.
       theta: [P].
-      key: of all random numbers drawn here.
+      key: key of all random numbers drawn here.
       episodes: R.
     """
     act = policy.actor(theta)
-    return _play(environment, policy, lambda _, *seen: act(*seen), episodes, key)
+    return _play(environment, policy, lambda _, *arguments: act(*arguments), episodes, key)
 
 
 def _play(environment, policy, act, size, key):
-    """Returns the Evaluation of one episode a row, with act(rows, observations, noise)."""
+    """Plays `size` episodes at once with act(index, observations, noise)."""
     action_noise = key.generator(Purpose.ACTIONS)
     states = environment.initial(size, key.generator(Purpose.INITIAL_STATES))
     live = np.arange(size)
@@ -88,9 +84,9 @@ def _play(environment, policy, act, size, key):
         step = environment.step(states, act(live, observations, noise))
         returns[live] += step.rewards
         lengths[live] += 1
-        # What diverged cannot come back; a NaN would never end by itself.
-        going = ~(step.terminated | step.truncated) & np.isfinite(returns[live])
+        # Drop diverged episodes: they never terminate.
+        alive = ~(step.terminated | step.truncated) & np.isfinite(returns[live])
         states = step.states
-        if not going.all():
-            live, states = live[going], states.select(going)
-    return Evaluation(returns, lengths)
+        if not alive.all():
+            live, states = live[alive], states.select(alive)
+    return PlayedEpisodes(returns, lengths)

@@ -11,11 +11,11 @@ from trpo_repro import environments
 from trpo_repro.policies import frames
 from trpo_repro.policies import policy as policy_lib
 from trpo_repro.randomness import Key, Purpose
-from trpo_repro.settings import Group, setting
+from trpo_repro.settings import SAMPLED_ACTIONS, Group, Readers, setting
 
 
 @dataclasses.dataclass(frozen=True)
-class PathSettings(Group, title="Sampling", readers="algorithms other than cem and cma"):
+class PathSettings(Group, title="Sampling", readers=SAMPLED_ACTIONS):
     path_length: int = setting(
         1000, "Environment steps of each parallel path, or vine trunk, in one iteration", at_least=1
     )
@@ -23,16 +23,15 @@ class PathSettings(Group, title="Sampling", readers="algorithms other than cem a
         True, "Start the paths of every iteration from s0 ~ ρ0; else continue from the last states"
     )
 
-    @staticmethod
-    def is_read(config):
-        return config.algorithm not in ("cem", "cma")
-
 
 @dataclasses.dataclass(frozen=True)
 class SinglePathSettings(
     Group,
     title="Single path",
-    readers="sampler=single_path and algorithms other than cem and cma",
+    readers=Readers(
+        f"sampler=single_path and {SAMPLED_ACTIONS}",
+        lambda config: config.sampler == "single_path" and SAMPLED_ACTIONS.include(config),
+    ),
 ):
     steps_per_iteration: int = setting(
         50_000,
@@ -40,14 +39,10 @@ class SinglePathSettings(
         at_least=1,
     )
 
-    @staticmethod
-    def is_read(config):
-        return config.sampler == "single_path" and config.algorithm not in ("cem", "cma")
-
 
 @dataclasses.dataclass(frozen=True)
 class Trajectories:
-    """B paths of T steps; where an episode ends inside, the path goes on with a new one.
+    """B paths of T steps; where an episode ends inside, the path continues with a new one.
 
     Attributes:
       observations: [T, B, ...] float32, before normalization; of environments that stack
@@ -89,7 +84,7 @@ class Trajectories:
         arrays = [self.rewards, self.observations, self.cut_observations]
         return all(array.dtype.kind != "f" or bool(np.isfinite(array).all()) for array in arrays)
 
-    def rows(self) -> np.ndarray | frames.StackedFrames:
+    def flat_observations(self) -> np.ndarray | frames.StackedFrames:
         """Returns the T * B observations in row-major order, [T * B, ...]."""
         if self.frames_before is None:
             return self.observations.reshape(-1, *self.observations.shape[2:])
@@ -125,21 +120,21 @@ class Trajectories:
 
 
 @dataclasses.dataclass(frozen=True)
-class PathSample:
-    """Paths, and the B states after their last step."""
+class SinglePathSample:
+    """Trajectories, and the B states after their last step."""
 
-    paths: Trajectories
+    trajectories: Trajectories
     after: environments.EnvironmentStates
 
     @property
     def finite(self) -> bool:
         """Whether every observation and reward is a finite number."""
-        return self.paths.finite
+        return self.trajectories.finite
 
     @property
     def steps(self) -> int:
         """Environment steps simulated."""
-        return self.paths.rewards.size
+        return self.trajectories.rewards.size
 
 
 class SinglePathSampler:
@@ -154,12 +149,12 @@ class SinglePathSampler:
         states: environments.EnvironmentStates | None,
         key: Key,
         normalize: Callable[[np.ndarray], np.ndarray],
-    ) -> list[Callable[..., PathSample]]:
+    ) -> list[Callable[..., SinglePathSample]]:
         """Returns a pure function of (environment, policy, θ) for every shard.
 
         Args:
-          states: of the environments to continue from, or None to start afresh.
-          key: of the iteration.
+          states: states of the environments to continue from, or None to start afresh.
+          key: key of the iteration.
           normalize: [B, ...] observations → what the policy sees.
         """
         settings = self._settings
@@ -171,11 +166,11 @@ class SinglePathSampler:
             for arguments in shard_arguments(settings.shards, count, states, key)
         ]
 
-    def join(self, results: Sequence[PathSample]) -> PathSample:
+    def join(self, results: Sequence[SinglePathSample]) -> SinglePathSample:
         """Returns the paths of all shards side by side."""
         after = [result.after for result in results]
-        return PathSample(
-            Trajectories.concatenate([result.paths for result in results]),
+        return SinglePathSample(
+            Trajectories.concatenate([result.trajectories for result in results]),
             type(after[0]).concatenate(after),
         )
 
@@ -189,7 +184,7 @@ def shard_arguments(
       shards: a divisor of `count`.
       count: paths of all shards together.
       states: `count` states to continue from, or None to start afresh.
-      key: of the iteration.
+      key: key of the iteration.
     """
     width = count // shards
     for shard in range(shards):
@@ -200,11 +195,11 @@ def shard_arguments(
         }
 
 
-def _sample_shard(*arguments, **settings) -> PathSample:
-    return PathSample(*sample_paths(*arguments, **settings)[:2])
+def _sample_shard(*arguments, **settings) -> SinglePathSample:
+    return SinglePathSample(*sample_trajectories(*arguments, **settings)[:2])
 
 
-def sample_paths(
+def sample_trajectories(
     environment: environments.Environment,
     policy: policy_lib.Policy,
     theta: np.ndarray,
@@ -220,12 +215,12 @@ def sample_paths(
     A pure function: equal arguments give equal arrays.
 
     Args:
-      environment: to act in.
-      policy: to act with.
+      environment: environment to act in.
+      policy: policy to act with.
       theta: [P] parameters of the policy.
-      key: of all random numbers drawn here.
+      key: key of all random numbers drawn here.
       steps: T.
-      states: B states to go on from, or the number B of fresh ones, s0 ~ ρ0.
+      states: B states to continue from, or the number B of fresh ones, s0 ~ ρ0.
       normalize: [B, ...] observations → what the policy sees.
       keep: [T, B] bool, the states to return besides; none when None.
 
@@ -240,26 +235,28 @@ def sample_paths(
     act = policy.actor(theta)
     shape = (steps, len(states))
     family = policy.family
-    seen = policy.cast(environment.observe(states))
+    observed = policy.cast(environment.observe(states))
     stacked = environment.frame_stack > 1
-    stored = seen[:, -1] if stacked else seen  # a frame is in as many observations as are stacked
-    observations = np.empty((steps, *stored.shape), seen.dtype)
-    frames_before = seen[:, :-1].swapaxes(0, 1).copy() if stacked else None
+    stored = (
+        observed[:, -1] if stacked else observed
+    )  # a frame is in as many observations as are stacked
+    observations = np.empty((steps, *stored.shape), observed.dtype)
+    frames_before = observed[:, :-1].swapaxes(0, 1).copy() if stacked else None
     actions = np.empty((*shape, *family.action_shape), family.action_dtype.as_numpy_dtype)
     rewards = np.empty(shape, np.float64)
     terminated, truncated = np.empty(shape, bool), np.empty(shape, bool)
     elapsed = np.empty(shape, np.int64)
-    cut_observations = [seen[:0]]
+    cut_observations = [observed[:0]]
     kept = [states.select(np.zeros(0, np.int64))]
 
     for t in range(steps):
-        seen = policy.cast(environment.observe(states))
-        observations[t] = seen[:, -1] if stacked else seen
+        observed = policy.cast(environment.observe(states))
+        observations[t] = observed[:, -1] if stacked else observed
         elapsed[t] = states.elapsed
         if keep is not None and keep[t].any():
             kept.append(states.select(keep[t]))
         noise = family.draw_noise(action_noise, (len(states),))
-        actions[t] = act(normalize(seen), noise)
+        actions[t] = act(normalize(observed), noise)
         step = environment.step(states, actions[t])
         states = step.states
         rewards[t], terminated[t], truncated[t] = step.rewards, step.terminated, step.truncated
@@ -268,7 +265,7 @@ def sample_paths(
             cut_observations.append(policy.cast(environment.observe(states.select(cut))))
         ended = np.flatnonzero(terminated[t] | truncated[t])
         if len(ended):
-            states = states.replace_rows(ended, environment.initial(len(ended), initial_noise))
+            states = states.replace_at(ended, environment.initial(len(ended), initial_noise))
 
     trajectories = Trajectories(
         observations,

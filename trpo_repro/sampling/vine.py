@@ -12,11 +12,13 @@ from trpo_repro import environments
 from trpo_repro.policies import policy as policy_lib
 from trpo_repro.randomness import Key, Purpose
 from trpo_repro.sampling import single_path
-from trpo_repro.settings import Group, setting
+from trpo_repro.settings import Group, Readers, setting
 
 
 @dataclasses.dataclass(frozen=True)
-class VineSettings(Group, title="Vine", readers="sampler=vine"):
+class VineSettings(
+    Group, title="Vine", readers=Readers("sampler=vine", lambda config: config.sampler == "vine")
+):
     trunks: int = setting(16, "Trunk paths", at_least=1)
     rollout_states: int = setting(125, "N, the states that branches start from", at_least=1)
     rollouts_per_state: int = setting(4, "K, the branches of each rollout state", at_least=1)
@@ -34,62 +36,53 @@ class VineSettings(Group, title="Vine", readers="sampler=vine"):
         choices=("trunk", "rollout"),
     )
 
-    @staticmethod
-    def is_read(config):
-        return config.sampler == "vine"
-
 
 @dataclasses.dataclass(frozen=True)
 class Vine:
     """N rollout states with K Monte Carlo Q-values each.
 
     Attributes:
-      trunks: [T, B] trajectories that the rollout states were chosen from.
+      trajectories: [T, B] trunks, that the rollout states were chosen from.
       after: the B states after the trunks' last step.
-      rows: [N] int64, the rollout states among the T * B trunk states in row-major order.
+      state_index: [N] int64, the rollout states among the T * B trunk states in row-major order.
       actions: [N, K, ...], the branches' first actions, from q.
       proposal_log_probs: [N, K] float32, log q(a|s).
       q_values: [N, K] float64, discounted sums of the branches' rewards.
       branch_steps: environment steps that the branches took.
     """
 
-    trunks: single_path.Trajectories
+    trajectories: single_path.Trajectories
     after: environments.EnvironmentStates
-    rows: np.ndarray
+    state_index: np.ndarray
     actions: np.ndarray
     proposal_log_probs: np.ndarray
     q_values: np.ndarray
     branch_steps: int
 
     @property
-    def paths(self) -> single_path.Trajectories:
-        """The trunks."""
-        return self.trunks
-
-    @property
     def steps(self) -> int:
         """Environment steps simulated, by trunks and branches."""
-        return self.trunks.rewards.size + self.branch_steps
+        return self.trajectories.rewards.size + self.branch_steps
 
     @property
     def finite(self) -> bool:
         """Whether every observation, reward and Q-value is a finite number."""
-        return self.trunks.finite and bool(np.isfinite(self.q_values).all())
+        return self.trajectories.finite and bool(np.isfinite(self.q_values).all())
 
     @classmethod
     def concatenate(cls, parts: "Sequence[Vine]") -> "Vine":
         """Returns the trunks of all parts side by side, and their branches, in order."""
         if len(parts) == 1:
             return parts[0]
-        widths = [part.trunks.rewards.shape[1] for part in parts]
-        rows = []
+        widths = [part.trajectories.rewards.shape[1] for part in parts]
+        state_index = []
         for part, width, first in zip(parts, widths, np.cumsum([0, *widths]), strict=False):
-            times, paths = np.divmod(part.rows, width)
-            rows.append(times * sum(widths) + first + paths)
+            times, paths = np.divmod(part.state_index, width)
+            state_index.append(times * sum(widths) + first + paths)
         return cls(
-            single_path.Trajectories.concatenate([part.trunks for part in parts]),
+            single_path.Trajectories.concatenate([part.trajectories for part in parts]),
             type(parts[0].after).concatenate([part.after for part in parts]),
-            np.concatenate(rows),
+            np.concatenate(state_index),
             np.concatenate([part.actions for part in parts]),
             np.concatenate([part.proposal_log_probs for part in parts]),
             np.concatenate([part.q_values for part in parts]),
@@ -105,7 +98,7 @@ class VineSampler:
 
         Args:
           settings: PathSettings, VineSettings, ReturnSettings and ShardSettings.
-          environment: to sample in.
+          environment: environment to sample in.
 
         Raises:
           ValueError: the environment cannot restore states, or the proposal does not cover the
@@ -124,8 +117,8 @@ class VineSampler:
         """Returns a pure function of (environment, policy, θ) for every shard.
 
         Args:
-          states: that the trunks continue from, or None to start afresh.
-          key: of the iteration.
+          states: states that the trunks continue from, or None to start afresh.
+          key: key of the iteration.
           normalize: [B, ...] observations → what the policy sees.
         """
         settings = self._settings
@@ -172,11 +165,11 @@ def sample_vine(
     A pure function: equal arguments give equal arrays.
 
     Args:
-      environment: to act in.
+      environment: environment to act in.
       policy: π_θ, of the trunks and of the branches after their first action.
       theta: [P] parameters of the policy.
-      key: of all random numbers drawn here.
-      states: B states that the trunks go on from, or the number B of fresh ones, s0 ~ ρ0;
+      key: key of all random numbers drawn here.
+      states: B states that the trunks continue from, or the number B of fresh ones, s0 ~ ρ0;
         ended episodes restart in place.
       trunk_length: T, steps of each trunk.
       rollout_states: N, chosen uniformly without replacement from the T * B trunk states.
@@ -202,7 +195,7 @@ def sample_vine(
     chosen = np.sort(generator.choice(count, rollout_states, replace=False))
     keep = np.zeros((trunk_length, trunks), bool)
     keep.flat[chosen] = True
-    paths, after, kept = single_path.sample_paths(
+    trajectories, after, kept = single_path.sample_trajectories(
         environment,
         policy,
         theta,
@@ -232,7 +225,7 @@ def sample_vine(
         normalize=normalize,
         reward=reward,
     )
-    return Vine(paths, after, chosen, actions, log_probs, q_values, steps)
+    return Vine(trajectories, after, chosen, actions, log_probs, q_values, steps)
 
 
 def propose(
@@ -252,7 +245,7 @@ def propose(
       count: K.
       uniform_over: discrete action space that q is uniform over. If it has at most K actions,
         each is taken once and K is their number.
-      generator: of the draws.
+      generator: random numbers of the draws.
 
     Raises:
       ValueError: `uniform_over` is a Box.
@@ -293,15 +286,15 @@ def branch_values(
 ) -> tuple[np.ndarray, int]:
     """Returns Monte Carlo Q̂(s, a) of K actions in each of N states, and the steps simulated.
 
-    All branches advance as one batch, or as batches of as many rows as the environment likes
+    All branches advance as one batch, or as batches of as many branches as the environment likes
     best; those that terminate leave it, and change nothing of the others. The episode's time limit
     does not cut them: all have one length.
 
     Args:
-      environment: to act in.
+      environment: environment to act in.
       policy: π_θ, that acts after the first step.
       theta: [P] parameters of the policy.
-      key: of the policy's random numbers.
+      key: key of the policy's random numbers.
       states: N states.
       actions: [N, K, ...], first actions.
       length: steps of a branch that does not terminate before.
@@ -321,7 +314,7 @@ def branch_values(
     noise = [policy.family.draw_noise(generator, shared) for _ in range(1, length)]
     q_values = np.zeros(size * count)
     actions = actions.reshape(size * count, *actions.shape[2:])
-    together = max(1, (environment.batch_rows or size * count) // count)  # states
+    together = max(1, (environment.preferred_batch_size or size * count) // count)  # states
     steps = 0
     for first in range(0, size, together):
         group = np.arange(first, min(first + together, size))
@@ -330,16 +323,16 @@ def branch_values(
         live_actions = actions[live]
         for t in range(length):
             if t > 0:
-                rows = live // count if common_random_numbers else live
+                drawn = live // count if common_random_numbers else live
                 observations = policy.cast(environment.observe(current))
-                live_actions = act(normalize(observations), noise[t - 1][rows])
+                live_actions = act(normalize(observations), noise[t - 1][drawn])
             step = environment.step(current, live_actions)
             steps += len(live)
             q_values[live] += discount**t * reward(step.rewards)
-            going = ~step.terminated  # the time limit is the episode's, not the branch's
+            alive = ~step.terminated  # the time limit is the episode's, not the branch's
             current = step.states
-            if not going.all():
-                live, current = live[going], current.select(going)
+            if not alive.all():
+                live, current = live[alive], current.select(alive)
             if not len(live):
                 break
     return q_values.reshape(size, count), steps

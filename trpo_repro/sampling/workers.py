@@ -20,16 +20,16 @@ from absl import logging
 
 from trpo_repro import environments
 from trpo_repro.policies import policy as policy_lib
-from trpo_repro.settings import Group, setting
+from trpo_repro.settings import SAMPLED_ACTIONS, Group, Readers, setting
 
-Task = Callable[[environments.Environment, policy_lib.Policy, np.ndarray], Any]
+SampleTask = Callable[[environments.Environment, policy_lib.Policy, np.ndarray], Any]
 Build = Callable[[], tuple[environments.Environment, policy_lib.Policy]]
 
 MAX_LOST = 5  # workers, within one call, before the tasks are blamed
 
 
 @dataclasses.dataclass(frozen=True)
-class ShardSettings(Group, title="Distribution", readers="algorithms other than cem and cma"):
+class ShardSettings(Group, title="Distribution", readers=SAMPLED_ACTIONS):
     shards: int = setting(
         1, "Parts of the batch that are sampled apart, with random numbers of their own", at_least=1
     )
@@ -40,26 +40,22 @@ class ShardSettings(Group, title="Distribution", readers="algorithms other than 
         at_least=0,
     )
 
-    @staticmethod
-    def is_read(config):
-        return config.algorithm not in ("cem", "cma")
-
 
 @dataclasses.dataclass(frozen=True)
-class ClusterSettings(Group, title="Cluster", readers="workers of 1 or more"):
+class ClusterSettings(
+    Group,
+    title="Cluster",
+    readers=Readers("workers of 1 or more", lambda config: config.workers > 0),
+):
     ray_address: str = setting(
         "", "Address of a Ray cluster for the workers; a local one is started when empty"
     )
-
-    @staticmethod
-    def is_read(config):
-        return config.workers > 0
 
 
 class Workers(Protocol):
     """Runs tasks."""
 
-    def map(self, theta: np.ndarray, tasks: Sequence[Task]) -> list[Any]:
+    def map(self, theta: np.ndarray, tasks: Sequence[SampleTask]) -> list[Any]:
         """Returns the results of all tasks at θ, [P], in order."""
 
     def close(self) -> None:
@@ -87,8 +83,8 @@ class RayWorkers:
 
         Args:
           build: makes a worker's environment and policy; runs in the worker.
-          count: of workers.
-          address: of a running cluster; a local one is started when empty.
+          count: number of workers.
+          address: address of a running cluster; a local one is started when empty.
 
         Raises:
           ValueError: there is no cluster at the address, or it has fewer cores than workers.
@@ -115,7 +111,7 @@ class RayWorkers:
         shared = ray.put(theta)
         results: list[Any] = [None] * len(tasks)
         waiting = list(enumerate(tasks))[::-1]
-        busy: dict[Any, tuple[int, Task, Any]] = {}
+        busy: dict[Any, tuple[int, SampleTask, Any]] = {}
         idle, lost = list(self._workers), 0
         while waiting or busy:
             while waiting and idle:
@@ -184,7 +180,7 @@ class _Worker:
         tf.config.threading.set_inter_op_parallelism_threads(1)
         self._arguments = build()
 
-    def run(self, theta: np.ndarray, task: Task) -> Any:
+    def run(self, theta: np.ndarray, task: SampleTask) -> Any:
         return task(*self._arguments, theta)
 
     def process(self) -> int:

@@ -104,10 +104,10 @@ def mean_advantage(mdp: FiniteMDP, old: np.ndarray, new: np.ndarray) -> np.ndarr
 def state_distributions(mdp: FiniteMDP, policy: np.ndarray, steps: int) -> np.ndarray:
     """Returns P(s_t = s) for t = 0, ..., steps − 1: [steps, S]."""
     matrix = mdps.policy_transitions(mdp, policy)
-    rows = [mdp.initial]
+    distributions = [mdp.initial]
     for _ in range(steps - 1):
-        rows.append(rows[-1] @ matrix)
-    return np.stack(rows)
+        distributions.append(distributions[-1] @ matrix)
+    return np.stack(distributions)
 
 
 def perturbed_resolvent(mdp: FiniteMDP, old: np.ndarray, new: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ class FiniteMDP:
       discount: γ, in (0, 1).
 
     Raises:
-      ValueError: probabilities that are none (the message says of which state), or a discount
+      ValueError: not valid probabilities (the message names the state), or a discount
         outside (0, 1).
     """
 
@@ -65,7 +65,7 @@ class FiniteMDP:
 
 
 def check_stochastic(matrix: np.ndarray, name: str) -> None:
-    """Raises ValueError, naming the first bad row as a state, unless rows are probabilities."""
+    """Raises ValueError, naming the first bad state, unless its rows are probabilities."""
     good = np.isfinite(matrix).all(axis=1) & (matrix >= 0).all(axis=1)
     good &= np.abs(np.where(good[:, None], matrix, 0).sum(axis=1) - 1) < TOLERANCE
     if not good.all():
@@ -84,7 +84,7 @@ def policy_transitions(mdp: FiniteMDP, policy: np.ndarray) -> np.ndarray:
     """Returns P_π(s'|s), [S, S]; complex probabilities are allowed, for derivatives.
 
     Raises:
-      ValueError: the policy is none; the message says in which state.
+      ValueError: it is not a valid policy; the message says in which state.
     """
     if not np.iscomplexobj(policy):
         check_policy(mdp, policy)

@@ -20,10 +20,10 @@ class LinearGaussian:
     Parameters are arrays [..., 2] of (k, σ).
 
     Attributes:
-      drift: of s in s' = drift · s + gain · a.
-      gain: of a.
+      drift: coefficient of s in s' = drift · s + gain · a.
+      gain: coefficient of a.
       discount: γ.
-      initial_variance: of s_0, whose mean is 0.
+      initial_variance: variance of s_0, whose mean is 0.
     """
 
     drift: float = 1.0

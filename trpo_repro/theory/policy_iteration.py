@@ -131,8 +131,8 @@ def penalized(mdp: FiniteMDP, policy: np.ndarray, multiplier: float) -> np.ndarr
     """
     advantage = mdps.advantages(mdp, policy)
 
-    def excess(log_gap, rows):
-        found = _multiplier(policy[rows], advantage[rows], np.exp(log_gap))
+    def excess(log_gap, states):
+        found = _multiplier(policy[states], advantage[states], np.exp(log_gap))
         return np.log(found / multiplier)
 
     return _tilted(policy, advantage, np.exp(_roots(excess, len(policy), np.log(multiplier))))
@@ -230,12 +230,12 @@ def _gap_for_kl(policy, advantage, divergence):
     if moving.any():
         p, a = policy[moving], advantage[moving]
 
-        def excess(log_gap, rows):
+        def excess(log_gap, states):
             # KL = log Σ π/(μ − A) + Σ π log(μ − A), in a form that loses no digits at large μ.
-            relative = np.log1p(_below_top(p[rows], a[rows]) / np.exp(log_gap)[:, None])
-            kl = (p[rows] * relative).sum(axis=1)
-            loss = (p[rows] * np.expm1(-relative)).sum(axis=1)
-            left = (p[rows] * np.exp(-relative)).sum(axis=1)
+            relative = np.log1p(_below_top(p[states], a[states]) / np.exp(log_gap)[:, None])
+            kl = (p[states] * relative).sum(axis=1)
+            loss = (p[states] * np.expm1(-relative)).sum(axis=1)
+            left = (p[states] * np.exp(-relative)).sum(axis=1)
             kl += np.where(loss > -0.5, np.log1p(np.maximum(loss, -0.5)), np.log(left))
             return np.log(divergence) - np.log(np.maximum(kl, 1e-300))
 
@@ -245,14 +245,14 @@ def _gap_for_kl(policy, advantage, divergence):
 
 
 def _roots(function, count, start):
-    """Returns [count] roots x of increasing functions f(x, row), searched from `start`.
+    """Returns [count] roots x of increasing functions f(x, state), searched from `start`.
 
     Where there is no root above −600 (π is all but deterministic), −600 is returned.
     """
-    rows, lowest, highest = np.arange(count), -600.0, 600.0
+    states, lowest, highest = np.arange(count), -600.0, 600.0
     start = np.broadcast_to(start, (count,)).astype(float)
     bracket = elementwise.bracket_root(
-        function, start - 1.0, start + 1.0, xmin=lowest, xmax=highest, args=(rows,), maxiter=200
+        function, start - 1.0, start + 1.0, xmin=lowest, xmax=highest, args=(states,), maxiter=200
     )
     found = bracket.success
     roots = np.full(count, lowest)
@@ -261,7 +261,7 @@ def _roots(function, count, start):
         roots[found] = elementwise.find_root(
             function,
             (left[found], right[found]),
-            args=(rows[found],),
+            args=(states[found],),
             tolerances={"xatol": 1e-13, "xrtol": 1e-14},
         ).x
     return roots

@@ -45,7 +45,7 @@ class BlackBoxTrainer:
         """Builds environment, policy and search.
 
         Args:
-          config: of the run.
+          config: configuration of the run.
           environment: in place of the one that `config.task` names.
         """
         self.config = config

@@ -58,7 +58,7 @@ def make_baseline(config: Config, observation_size: int) -> baselines.Baseline |
             hidden_sizes=config.hidden_sizes,
             activation=config.activation,
             epochs=config.baseline_epochs,
-            minibatch_rows=config.baseline_minibatch,
+            minibatch_size=config.baseline_minibatch,
             learning_rate=config.baseline_learning_rate,
             # Not the policy's seed: equal seeds make equal weights.
             seed=int(Key(config.seed).generator(Purpose.BASELINE_WEIGHTS).integers(2**24)),

@@ -18,10 +18,10 @@ class State:
       env_steps: environment steps simulated.
       episodes: episodes ended.
       theta: [P] policy parameters.
-      environment: states to go on from, or None to start afresh.
+      environment: states to continue from, or None to start afresh.
       running_returns: [B] rewards so far of the episodes in `environment`.
       recent_returns: [≤ 100] undiscounted returns of the last episodes.
-      normalizer: of observations, or None.
+      normalizer: normalizer of observations, or None.
       baseline: arrays of the value function.
       search: arrays of a black-box algorithm.
     """

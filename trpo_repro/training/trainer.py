@@ -21,7 +21,7 @@ from trpo_repro.sampling import single_path, vine, workers
 from trpo_repro.training import factories, loop
 from trpo_repro.training.state import State
 
-PIXEL_CHUNK_ROWS = 256  # the convolutions' activations then stay in the third-level cache
+PIXEL_CHUNK_SIZE = 256  # the convolutions' activations then stay in the third-level cache
 
 
 class Trainer:
@@ -31,7 +31,7 @@ class Trainer:
         """Builds environment, policy, baseline and update.
 
         Args:
-          config: of the run.
+          config: configuration of the run.
           environment: in place of the one that `config.task` names.
         """
         self.config = config
@@ -58,7 +58,7 @@ class Trainer:
                 separate_kl_states=self._estimator.separate_kl_states,
                 weighted_states=config.state_weighting == "discounted",
                 stacked_frames=stacked_frames,
-                chunk_rows=PIXEL_CHUNK_ROWS if stacked_frames else chunks.CHUNK_ROWS,
+                chunk_size=PIXEL_CHUNK_SIZE if stacked_frames else chunks.CHUNK_SIZE,
             )
         self._workers: workers.Workers = workers.InProcess(self.environment, self.policy)
         if config.workers:
@@ -85,7 +85,7 @@ class Trainer:
             episodes=0,
             theta=self.policy.network.initial_parameters(),
             environment=None,
-            running_returns=np.zeros(config.paths),
+            running_returns=np.zeros(config.parallel_paths),
             recent_returns=np.zeros(0),
             normalizer=normalizer,
             baseline={} if self.baseline is None else self.baseline.initial_state(),
@@ -101,12 +101,12 @@ class Trainer:
         tasks = self.sampler.tasks(None if fresh else state.environment, key, normalize)
         sample = self.sampler.join(self._workers.map(state.theta, tasks))
         sampled = time.perf_counter()
-        paths = sample.paths
-        running = np.zeros(config.paths) if fresh else state.running_returns
-        # Of fresh paths of full length only first episodes count: later ones that end in time
-        # are the short ones.
+        trajectories = sample.trajectories
+        running = np.zeros(config.parallel_paths) if fresh else state.running_returns
+        # Only the first episode of a fresh path as long as the time limit counts: episodes that
+        # finish later within the path are biased short.
         whole = fresh and config.path_length >= self.environment.max_episode_steps
-        episodes = episodes_lib.ended_episodes(paths, running, first_only=whole)
+        episodes = episodes_lib.ended_episodes(trajectories, running, first_only=whole)
 
         if sample.finite:
             estimate = self._estimator(
@@ -114,14 +114,16 @@ class Trainer:
             )
             theta, report = self._update(
                 state.theta,
-                self._read(estimate.rows),
+                self._read(estimate.batch),
                 key.generator(Purpose.FISHER_STATES),
-                estimate.kl_rows and self._read(estimate.kl_rows),
+                estimate.kl_batch and self._read(estimate.kl_batch),
             )
             report = {**report, "explained_variance": estimate.explained_variance}
             baseline = estimate.baseline
-            seen = paths.observations.reshape(-1, paths.observations.shape[-1])
-            normalizer = state.normalizer and state.normalizer.update(seen)
+            observations = trajectories.observations.reshape(
+                -1, trajectories.observations.shape[-1]
+            )
+            normalizer = state.normalizer and state.normalizer.update(observations)
         else:
             logging.error(
                 "task %s, iteration %d: the environment returned a number that is not finite; "
@@ -145,7 +147,7 @@ class Trainer:
             episodes=state.episodes + episodes.count,
             theta=theta,
             environment=sample.after if carry else None,
-            running_returns=episodes.running if carry else np.zeros(config.paths),
+            running_returns=episodes.running if carry else np.zeros(config.parallel_paths),
             recent_returns=recent,
             normalizer=normalizer,
             baseline=baseline,
@@ -158,7 +160,7 @@ class Trainer:
             "iteration": after.iteration,
             "env_steps": after.env_steps,
             "episodes": after.episodes,
-            "reward_mean": paths.rewards.mean(),
+            "reward_mean": trajectories.rewards.mean(),
             "accepted": report["outcome"] is trust_region.Outcome.ACCEPTED,
             "outcome": report["outcome"].name.lower(),
             "seconds_sampling": sampled - started,
@@ -167,6 +169,6 @@ class Trainer:
         }
         return after, row
 
-    def _read(self, rows: Mapping[str, Any]) -> dict[str, Any]:
+    def _read(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Returns those of a batch's arrays that the update reads."""
-        return {name: array for name, array in rows.items() if name in self._update.row_names}
+        return {name: array for name, array in batch.items() if name in self._update.array_names}

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trpo_repro.optimization import chunks, parameters
+from trpo_repro.optimization import chunks, flat_network
 
 
 def _model():
@@ -17,8 +17,8 @@ def _model():
 
 def test_order_is_by_path_and_the_network_is_the_model():
     model = _model()
-    network = parameters.FlatNetwork(model)
-    assert network.paths == sorted(network.paths)
+    network = flat_network.FlatNetwork(model)
+    assert network.variable_names == sorted(network.variable_names)
     theta = network.initial_parameters()
     assert theta.shape == (network.size,) == (3 * 4 + 4 + 4 * 2 + 2,)
     x = np.random.default_rng(0).standard_normal((5, 3)).astype(np.float32)
@@ -27,7 +27,7 @@ def test_order_is_by_path_and_the_network_is_the_model():
 
 def test_flatten_inverts_unflatten_and_leaves_the_model_alone():
     model = _model()
-    network = parameters.FlatNetwork(model)
+    network = flat_network.FlatNetwork(model)
     before = [v.numpy() for v in model.trainable_variables]
     theta = tf.range(network.size, dtype=tf.float32)
     np.testing.assert_array_equal(network.flatten(network.unflatten(theta)), theta)
@@ -38,7 +38,7 @@ def test_flatten_inverts_unflatten_and_leaves_the_model_alone():
 
 def test_gradient_by_flat_vector_is_the_gradient_by_variables():
     model = _model()
-    network = parameters.FlatNetwork(model)
+    network = flat_network.FlatNetwork(model)
     theta = tf.constant(network.initial_parameters())
     x = tf.constant(np.random.default_rng(0).standard_normal((5, 3)), tf.float32)
     with tf.GradientTape(persistent=True) as tape:
@@ -54,7 +54,7 @@ def test_models_with_untrainable_variables_are_refused():
     inputs = keras.Input((3,))
     model = keras.Model(inputs, keras.layers.BatchNormalization()(inputs))
     with pytest.raises(ValueError, match="all trainable"):
-        parameters.FlatNetwork(model)
+        flat_network.FlatNetwork(model)
 
 
 @pytest.mark.parametrize("rows", [1, 6, 7, 8, 21])
@@ -64,15 +64,15 @@ def test_chunked_sums_and_maps_equal_whole_ones(rows):
     @tf.function(input_signature=[tf.TensorSpec([None, 2], tf.float64)])
     def both(data):
         largest = chunks.chunked_reduce(
-            tf.reduce_max, data, tf.constant(-1e9, tf.float64), combine=tf.maximum, chunk_rows=7
+            tf.reduce_max, data, tf.constant(-1e9, tf.float64), combine=tf.maximum, chunk_size=7
         )
         total = chunks.chunked_reduce(
             lambda chunk: tf.reduce_sum(chunk, axis=0),
             data,
             tf.zeros(2, tf.float64),
-            chunk_rows=7,
+            chunk_size=7,
         )
-        doubled = chunks.chunked_map(lambda c: 2 * c, data, tf.float64, (2,), chunk_rows=7)
+        doubled = chunks.chunked_map(lambda c: 2 * c, data, tf.float64, (2,), chunk_size=7)
         return largest, total, doubled
 
     largest, total, doubled = both(data)

@@ -15,8 +15,8 @@ class FlatNetwork:
     forward accumulators and candidate steps need no variable to be assigned or restored.
 
     Attributes:
-      paths: of the variables, in the order of θ.
-      shapes: of the variables, in the order of θ.
+      variable_names: names of the variables, in the order of θ.
+      shapes: shapes of the variables, in the order of θ.
       size: P, the length of θ.
     """
 
@@ -26,7 +26,7 @@ class FlatNetwork:
         self._model = model
         variables = model.trainable_variables
         self._order = sorted(range(len(variables)), key=lambda i: variables[i].path)
-        self.paths = [variables[i].path for i in self._order]
+        self.variable_names = [variables[i].path for i in self._order]
         self.shapes = [tuple(variables[i].shape) for i in self._order]
         self._sizes = [math.prod(shape) for shape in self.shapes]
         self.size = sum(self._sizes)
@@ -55,14 +55,14 @@ class FlatNetwork:
         return self._apply(self.unflatten(theta), inputs)
 
     def apply_each(self, weights: Sequence[tf.Tensor], inputs: tf.Tensor) -> tf.Tensor:
-        """Returns the outputs of R networks, each at its own row of [R, ...] inputs.
+        """Returns the outputs of R networks, each at its own of [R, ...] inputs.
 
         Args:
           weights: R networks' parameters, `unflatten` of an [R, P] tensor.
           inputs: [R, ...].
         """
         return tf.vectorized_map(
-            lambda row: self._apply(row[0], row[1][None])[0], (list(weights), inputs)
+            lambda pair: self._apply(pair[0], pair[1][None])[0], (list(weights), inputs)
         )
 
     def _apply(self, weights, inputs):
