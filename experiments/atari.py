@@ -13,8 +13,6 @@ episodes of the final stochastic policy. Rewards are never clipped in scores. Wh
 target return, the first score is just above the target by construction, the second is not.
 """
 
-import csv
-import io
 import json
 import pathlib
 from collections.abc import Sequence
@@ -26,7 +24,7 @@ from scipy import stats
 
 from experiments import batch, cli, configs
 from trpo_repro import files, runs, training
-from trpo_repro.analysis import curves, plots
+from trpo_repro.analysis import curves, plots, tables
 from trpo_repro.randomness import Key
 from trpo_repro.sampling import population
 
@@ -104,12 +102,11 @@ def plot(chosen: Sequence[batch.Run], out: pathlib.Path) -> None:
     rows = [*published_rows, *measured_rows(begun)]
     scores = [row for row in rows if row["row"] not in ("random", "human")]
     rows += [normalized(row, rows) for row in scores if "error" not in row["score"]]
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    files.write_text(out / "table1.csv", buffer.getvalue())
-    files.write_text(out / "table1.md", _markdown(rows))
+    titles = {**dict.fromkeys(COLUMNS[:3]), **configs.GAMES}
+    head = [titles[name] or name for name in COLUMNS]
+    lines = tables.markdown(head, ([row.get(name, "") for name in COLUMNS] for row in rows))
+    files.write_text(out / "table1.csv", tables.csv_text(COLUMNS, rows))
+    files.write_text(out / "table1.md", "\n".join(lines) + "\n")
     print(out / "table1.csv", out / "table1.md", sep="\n")
 
 
@@ -119,8 +116,7 @@ def published(path: pathlib.Path) -> list[dict]:
     Raises:
       ValueError: one is not in the table.
     """
-    with path.open(newline="") as file:
-        table = list(csv.DictReader(file))
+    table = tables.read_csv(path)
     rows = []
     for (source, algorithm), label in PUBLISHED_ROWS.items():
         row: dict[str, Any] = {"row": label, "score": "as published"}
@@ -199,14 +195,6 @@ def normalized(row: dict, rows: Sequence[dict]) -> dict:
             if game in row
         },
     }
-
-
-def _markdown(rows: Sequence[dict]) -> str:
-    titles = {**dict.fromkeys(COLUMNS[:3]), **configs.GAMES}
-    lines = ["| " + " | ".join(titles[name] or name for name in COLUMNS) + " |"]
-    lines.append("|" + "---|" * len(COLUMNS))
-    lines += ["| " + " | ".join(str(row.get(name, "")) for name in COLUMNS) + " |" for row in rows]
-    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

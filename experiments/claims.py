@@ -9,20 +9,19 @@ table is printed and written to RESULTS/claims.md. C1 to C7 and C13 are judged b
 are 95% bootstrap intervals over seeds.
 """
 
-import csv
 import dataclasses
 import json
 import pathlib
+import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from absl import flags
-from scipy import stats
 
 from experiments import atari, batch, cli, configs, figure4
 from trpo_repro import files
-from trpo_repro.analysis import curves, intervals, plots
+from trpo_repro.analysis import curves, intervals, plots, tables
 
 flags.declare_key_flag("budget")
 RESULTS = flags.DEFINE_string("results", "results", "Directory of results; claims.md goes there.")
@@ -32,10 +31,29 @@ ROUNDING = 1e-9  # of the scale of returns: what two linear solves may disagree 
 
 
 class Verdict(NamedTuple):
-    """What the data say of a claim: a number with its range, and the judgment."""
+    """What the data say of a claim.
+
+    Attributes:
+      estimate: numbers with their ranges.
+      verdict: HOLDS, FAILS or UNKNOWN.
+      parts: judgment → the parts of the claim that it is of; empty for a claim without parts.
+    """
 
     estimate: str
     verdict: str
+    parts: Mapping[str, Sequence[str]] = types.MappingProxyType({})
+
+    @property
+    def summary(self) -> str:
+        """The verdict's reason in a few words."""
+        if not self.parts:
+            return self.estimate
+        words = {HOLDS: "yes", FAILS: "no", UNKNOWN: "lacks data"}
+        return "; ".join(
+            f"{words[judgment]}: {', '.join(self.parts[judgment])}"
+            for judgment in words
+            if judgment in self.parts
+        )
 
 
 MIN_SEEDS = 3
@@ -116,45 +134,24 @@ class Results:
         return np.nanmean(curves, axis=1) - self.untrained(task)
 
 
-def _difference(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
-    """Returns the 95% interval of the difference of two means over seeds."""
-    return _interval(first, second, lambda a, b: a - b)
-
-
-def _relative_difference(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
-    """Returns the 95% interval of mean(first) / mean(second) − 1.
+def _relative_difference(first: np.ndarray, second: np.ndarray) -> intervals.Interval:
+    """Returns mean(first) / mean(second) − 1.
 
     Raises:
       NotEnoughDataError: the interval of mean(second) reaches 0, where the ratio means nothing.
     """
-    low, high = _interval_of_mean(second)
-    if not low > 0:
-        raise NotEnoughDataError(f"what to compare with is not above 0: [{low:.2g}, {high:.2g}]")
-    return _interval(first, second, lambda a, b: a / b - 1)
+    reference = intervals.of_mean(second)
+    if not reference.above(0):
+        raise NotEnoughDataError(f"what to compare with is not above 0: {reference}")
+    return intervals.of_two_means(first, second, lambda a, b: a / b - 1)
 
 
-def _interval_of_mean(values: np.ndarray) -> tuple[float, float]:
-    """Returns the 95% interval of a mean over seeds."""
-    _, low, high = intervals.across_seeds(values[:, None], np.random.default_rng(0))[:, 0]
-    return float(low), float(high)
+def _percent(interval: intervals.Interval) -> str:
+    return f"{interval.low:+.0%} to {interval.high:+.0%}"
 
 
-def _interval(first, second, function) -> tuple[float, float]:
-    result = stats.bootstrap(
-        (first, second),
-        lambda a, b, axis=-1: function(a.mean(axis=axis), b.mean(axis=axis)),
-        method="percentile",
-        n_resamples=2000,
-        rng=np.random.default_rng(0),
-    ).confidence_interval
-    return float(result.low), float(result.high)
-
-
-def _judge_range(low: float, high: float, least: float, most: float) -> str:
-    """Returns HOLDS if an interval lies within [least, most], FAILS if it lies outside."""
-    if low > least and high < most:
-        return HOLDS
-    return FAILS if low > most or high < least else UNKNOWN
+def _judged(holds: bool, fails: bool) -> str:
+    return HOLDS if holds else FAILS if fails else UNKNOWN
 
 
 def _all(judgments: Sequence[str]) -> str:
@@ -171,15 +168,19 @@ def _each(
     combine: Callable[[Sequence[str]], str] = _all,
 ) -> Verdict:
     """Judges a claim of several parts, of which one may lack data."""
-    texts, judgments = [], []
-    for task in parts:
+    texts, judgments = [], {}
+    for part in parts:
         try:
-            verdict = judge_part(task)
+            verdict = judge_part(part)
         except NotEnoughDataError as error:
             verdict = Verdict(str(error), UNKNOWN)
-        texts.append(f"{task}: {verdict.estimate}")
-        judgments.append(verdict.verdict)
-    return Verdict("; ".join(texts), combine(judgments))
+        texts.append(f"{part}: {verdict.estimate}")
+        judgments[part] = verdict.verdict
+    found = {
+        judgment: [part for part in judgments if judgments[part] == judgment]
+        for judgment in dict.fromkeys(judgments.values())
+    }
+    return Verdict("; ".join(texts), combine(list(judgments.values())), found)
 
 
 def trpo_is_best(results: Results) -> Verdict:
@@ -198,14 +199,17 @@ def trpo_is_best(results: Results) -> Verdict:
         mark = SOLVED.get(task, results.untrained(task))
         texts, judgments = [], []
         for name, values in ours.items():
-            low, high = _interval_of_mean(values)
-            judgments.append(HOLDS if low > mark else FAILS if high < mark else UNKNOWN)
-            texts.append(f"{name} {values.mean():.3g} [{low:.3g}, {high:.3g}]")
+            estimate = intervals.of_mean(values)
+            judgments.append(_judged(estimate.above(mark), estimate.below(mark)))
+            texts.append(f"{name} {estimate}")
         texts.append(f"mark {mark:.3g}")
         for name in configs.FIGURE4[task]:
-            if name not in ours and _difference(results.final(task, name), best)[0] > 0:
+            if name in ours:
+                continue
+            final = results.final(task, name)
+            if intervals.of_difference(final, best).above(0):
                 judgments.append(FAILS)
-                texts.append(f"{name} above both, {results.final(task, name).mean():.3g}")
+                texts.append(f"{name} above both, {final.mean():.3g}")
         return Verdict(", ".join(texts), _all(judgments))
 
     return _each(configs.FIGURE4, of_task)
@@ -245,9 +249,9 @@ def search_does_poorly_on_large_problems(results: Results) -> Verdict:
             if name not in configs.FIGURE4[task]:
                 continue
             reference = results.final(task, "single_path")
-            low, high = _difference(results.final(task, name), reference)
-            texts.append(f"{name} − single path {low:+.3g} to {high:+.3g}")
-            judgments.append(HOLDS if high < 0 else FAILS if low > 0 else UNKNOWN)
+            difference = intervals.of_difference(results.final(task, name), reference)
+            texts.append(f"{name} − single path {difference.low:+.3g} to {difference.high:+.3g}")
+            judgments.append(_judged(difference.below(0), difference.above(0)))
         return Verdict(", ".join(texts), _all(judgments))
 
     return _each(("swimmer", "hopper", "walker"), of_task)
@@ -264,9 +268,9 @@ def max_kl_is_slower(results: Results) -> Verdict:
     final = _relative_difference(
         results.final("cartpole", "max_kl"), results.final("cartpole", "single_path")
     )
-    slower = HOLDS if speed[1] < 0 else FAILS if speed[0] > 0 else UNKNOWN
-    similar = _judge_range(*final, -SIMILAR, SIMILAR)
-    text = f"speed {speed[0]:+.0%} to {speed[1]:+.0%}, final {final[0]:+.0%} to {final[1]:+.0%}"
+    slower = _judged(speed.below(0), speed.above(0))
+    similar = _judged(final.within(-SIMILAR, SIMILAR), final.outside(-SIMILAR, SIMILAR))
+    text = f"speed {_percent(speed)}, final {_percent(final)}"
     return Verdict(text, _all([slower, similar]))
 
 
@@ -278,9 +282,9 @@ def empirical_fisher_is_as_fast(results: Results) -> Verdict:
 
     def of_task(task):
         speeds = (results.speed(task, name) for name in ("empirical_fim", "single_path"))
-        low, high = _relative_difference(*speeds)
-        text = f"relative speed {low:+.0%} to {high:+.0%}"
-        return Verdict(text, _judge_range(low, high, -SIMILAR, SIMILAR))
+        relative = _relative_difference(*speeds)
+        verdict = _judged(relative.within(-SIMILAR, SIMILAR), relative.outside(-SIMILAR, SIMILAR))
+        return Verdict(f"relative speed {_percent(relative)}", verdict)
 
     return _each(configs.ABLATION_TASKS, of_task)
 
@@ -298,10 +302,10 @@ def line_search_prevents_catastrophes(results: Results) -> Verdict:
         for name in ("truncated_natural_gradient", "single_path"):
             gains = figure4.seed_curves(results.runs(task, name)) - results.untrained(task)
             counts.append(np.array([_catastrophes(curve) for curve in gains], float))
-        low, high = _difference(*counts)
+        difference = intervals.of_difference(*counts)
         text = f"{counts[0].mean():.2g} a run without, {counts[1].mean():.2g} with"
-        text += f", difference {low:+.2g} to {high:+.2g}"
-        return Verdict(text, HOLDS if low > 0 else FAILS if high <= 0 else UNKNOWN)
+        text += f", difference {difference.low:+.2g} to {difference.high:+.2g}"
+        return Verdict(text, _judged(difference.above(0), difference.high <= 0))
 
     def one_is_enough(judgments):  # "occasionally"; to deny it, every task must
         if HOLDS in judgments:
@@ -332,11 +336,11 @@ def subsampling_costs_nothing(results: Results) -> Verdict:
 
     def of_pair(pair):
         task, _, variant = pair.partition(" ")
-        low, high = _relative_difference(
+        relative = _relative_difference(
             results.speed(task, variant), results.speed(task, "single_path")
         )
-        text = f"relative speed {low:+.0%} to {high:+.0%}"
-        return Verdict(text, HOLDS if high < SIMILAR else FAILS if low > SIMILAR else UNKNOWN)
+        verdict = _judged(relative.below(SIMILAR), relative.above(SIMILAR))
+        return Verdict(f"relative speed {_percent(relative)}", verdict)
 
     pairs = [f"{task} {v}" for task in configs.ABLATION_TASKS for v in ("fisher_1.0", "cg_20")]
     return _each(pairs, of_pair)
@@ -360,9 +364,9 @@ def common_numbers_cut_variance(results: Results) -> Verdict:
     Holds if at every Δt and branch length the 95% interval of the variance lies below the one
     without them, and at the smallest Δt the SNR with them is above half that at the largest.
     """
-    rows = _table(results.directory / "vine" / "common_random_numbers.csv")
+    rows = tables.read_csv(results.directory / "vine" / "common_random_numbers.csv")
     ratios, separate, finite = [], [], []
-    for (_, _), group in _groups(rows, ("task", "branch_seconds")):
+    for (_, _), group in tables.grouped(rows, ("task", "branch_seconds")).items():
         by = {
             (float(row["seconds_per_step"]), row["common_random_numbers"] == "True"): row
             for row in group
@@ -386,9 +390,9 @@ def vine_has_less_variance(results: Results) -> Verdict:
 
     Gradient variance of vine over single path's; holds if every interval lies below.
     """
-    rows = _table(results.directory / "vine" / "surrogate_variance.csv")
+    rows = tables.read_csv(results.directory / "vine" / "surrogate_variance.csv")
     ratios, separate = [], []
-    for _, group in _groups(rows, ("task", "policy_iterations")):
+    for _, group in tables.grouped(rows, ("task", "policy_iterations")).items():
         by = {row["estimator"]: row for row in group}
         vine, single = by["vine"], by["single path, same Q-values"]
         ratios.append(float(vine["variance"]) / float(single["variance"]))
@@ -409,7 +413,7 @@ def theory_holds(results: Results) -> Verdict:
     least = min(
         methods["Algorithm 1 (eq. 10)"]["least_change_of_return"] for methods in record.values()
     )
-    rows = _table(results.directory / "theory" / "violations.csv")
+    rows = tables.read_csv(results.directory / "theory" / "violations.csv")
     worst = max(float(row["largest_violation"]) for row in rows)
     verdict = HOLDS if least >= -ROUNDING and worst < ROUNDING else FAILS
     return Verdict(f"least change of η {least:.1e}; largest violation {worst:.1e}", verdict)
@@ -450,11 +454,9 @@ def gradient_below_natural_gradient_below_trpo(results: Results) -> Verdict:
         natural = results.speed(task, "natural_gradient")
         vanilla = _relative_difference(results.speed(task, "vanilla_policy_gradient"), natural)
         against = _relative_difference(natural, results.speed(task, "single_path"))
-        slower = HOLDS if vanilla[1] < 0 else FAILS if vanilla[0] > 0 else UNKNOWN
-        better = against[0] > SIMILAR
-        no_better = FAILS if better else HOLDS if against[1] < SIMILAR else UNKNOWN
-        text = f"vanilla to natural {vanilla[0]:+.0%} to {vanilla[1]:+.0%}, "
-        text += f"natural to TRPO {against[0]:+.0%} to {against[1]:+.0%}"
+        slower = _judged(vanilla.below(0), vanilla.above(0))
+        no_better = _judged(against.below(SIMILAR), against.above(SIMILAR))
+        text = f"vanilla to natural {_percent(vanilla)}, natural to TRPO {_percent(against)}"
         return Verdict(text, _all([slower, no_better]))
 
     return _each(configs.ABLATIONS_OF, of_task)
@@ -533,16 +535,16 @@ def draw(results: Results, path: pathlib.Path) -> bool:
 
 def table(verdicts: Mapping[str, Verdict]) -> str:
     """Returns the verdicts as a Markdown table."""
-    lines = ["| claim | | estimate | verdict |", "|---|---|---|---|"]
-    for name, verdict in verdicts.items():
-        lines.append(f"| {name} | {statement(name)} | {verdict.estimate} | **{verdict.verdict}** |")
-    return "\n".join(lines) + "\n"
+    rows = (
+        (name, statement(name), verdict.estimate, f"**{verdict.verdict}**")
+        for name, verdict in verdicts.items()
+    )
+    return "\n".join(tables.markdown(("claim", "", "estimate", "verdict"), rows)) + "\n"
 
 
 def statement(name: str) -> str:
-    """Returns a claim in words, for Markdown."""
-    sentence = (CLAIMS[name].__doc__ or "").splitlines()[0].partition(": ")[2]
-    return sentence.replace("|", "\\|")
+    """Returns a claim in words."""
+    return (CLAIMS[name].__doc__ or "").splitlines()[0].partition(": ")[2]
 
 
 def main(_):
@@ -554,18 +556,6 @@ def main(_):
         print(f"{name:4} {verdict.verdict:15} {statement(name)}\n     {verdict.estimate}")
     files.write_text(results.directory / "claims.md", table(verdicts))
     print(results.directory / "claims.md")
-
-
-def _table(path: pathlib.Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def _groups(rows: list[dict], columns: Iterable[str]) -> Iterable[tuple[tuple, list[dict]]]:
-    groups: dict[tuple, list[dict]] = {}
-    for row in rows:
-        groups.setdefault(tuple(row[column] for column in columns), []).append(row)
-    return groups.items()
 
 
 if __name__ == "__main__":

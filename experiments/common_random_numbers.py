@@ -6,7 +6,6 @@ Branch pairs start from the same restored states with different first actions. T
 is swept at a fixed duration of the branches; discount per second is that of the task.
 """
 
-import csv
 import pathlib
 
 import numpy as np
@@ -14,8 +13,8 @@ from absl import flags
 from matplotlib import figure
 
 from experiments import cli, configs
-from trpo_repro import environments, training
-from trpo_repro.analysis import variances
+from trpo_repro import environments, files, training
+from trpo_repro.analysis import intervals, tables, variances
 from trpo_repro.environments import cartpole, mujoco
 from trpo_repro.randomness import Key, Purpose
 from trpo_repro.sampling import single_path, vine
@@ -82,8 +81,8 @@ def measure(task: str, states: int, repeats: int) -> list[dict]:
                 # Rewards are paid a step; their integral over time compares between Δt.
                 differences = differences * multiple
                 resampling = np.random.default_rng(0)
-                variance = variances.estimate(variances.noise, differences, resampling)
-                snr = variances.estimate(variances.signal_to_noise, differences, resampling)
+                variance = intervals.of_statistic(variances.noise, differences, resampling)
+                snr = intervals.of_statistic(variances.signal_to_noise, differences, resampling)
                 values = (task, own * multiple, seconds, length, common, *variance, *snr)
                 rows.append(dict(zip(COLUMNS, values, strict=True)))
     return rows
@@ -132,10 +131,7 @@ def main(_):
     directory = pathlib.Path(cli.OUT.value or "results/vine")
     directory.mkdir(parents=True, exist_ok=True)
     rows = [row for task in SWEEPS for row in measure(task, STATES.value, REPEATS.value)]
-    with (directory / "common_random_numbers.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    files.write_text(directory / "common_random_numbers.csv", tables.csv_text(COLUMNS, rows))
     for row in rows:
         numbers = "common" if row["common_random_numbers"] else "independent"
         print(

@@ -9,9 +9,7 @@ a budget whose iterations are not Table 2's are in TASK_BUDGET. Finished runs ar
 interrupted ones continue. --plot draws what there is.
 """
 
-import csv
 import dataclasses
-import io
 import pathlib
 import warnings
 from collections.abc import Iterator, Sequence
@@ -22,7 +20,7 @@ from absl import flags
 from experiments import batch, cli, configs
 from experiments.batch import Run, finished
 from trpo_repro import files
-from trpo_repro.analysis import curves, intervals, plots
+from trpo_repro.analysis import curves, intervals, plots, tables
 
 flags.adopt_module_key_flags(batch)
 flags.declare_key_flag("out")
@@ -109,11 +107,7 @@ def plot(chosen: Sequence[Run], out: pathlib.Path) -> None:
 
 def table(chosen: Sequence[Run]) -> str:
     """Returns the final performance of every setting with finished runs, as CSV."""
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(summarize(chosen))
-    return buffer.getvalue()
+    return tables.csv_text(COLUMNS, summarize(chosen))
 
 
 def draw(chosen: Sequence[Run], file: pathlib.Path, x: str) -> None:
@@ -209,7 +203,7 @@ def summarize(chosen: Sequence[Run]) -> list[dict]:
     rows = []
     for found in finished_settings(chosen):
         first = found[0]
-        interval = intervals.across_seeds(final(found)[:, None], np.random.default_rng(0))[:, 0]
+        interval = intervals.of_mean(final(found))
         drawn = best(chosen, first.task, first.algorithm) == found
         cells = (first.task, first.setting, len(found), first.wanted, *interval, int(drawn))
         rows.append(dict(zip(COLUMNS, cells, strict=True)))

@@ -4,7 +4,6 @@
 results/ alone, so a test can hold the committed text against the committed files.
 """
 
-import csv
 import dataclasses
 import json
 import pathlib
@@ -14,7 +13,7 @@ import numpy as np
 
 from experiments import atari, batch, claims, configs, figure4, swimmer_study
 from trpo_repro import config, files, settings
-from trpo_repro.analysis import curves, intervals, plots
+from trpo_repro.analysis import curves, intervals, plots, tables
 
 BEGIN, END = "<!-- begin: make report -->", "<!-- end: make report -->"
 # What the paper's Figure 4 shows at the end of vine and single path, in reward per time step.
@@ -92,10 +91,11 @@ def _settings() -> str:
         for field in group.own_fields():
             default = field.default
             text = ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
-            values = settings.allowed(field).replace("|", "\\|")
-            help_ = field.metadata["help"].replace("|", "\\|")
-            rows.append((f"`{field.name}`", help_, values, text, group.readers.text))
-    return "\n".join([*_table(("setting", "meaning", "allowed", "default", "read by"), rows), ""])
+            allowed, help_ = settings.allowed(field), field.metadata["help"]
+            rows.append((f"`{field.name}`", help_, allowed, text, group.readers))
+    return "\n".join(
+        [*tables.markdown(("setting", "meaning", "allowed", "default", "read by"), rows), ""]
+    )
 
 
 def _summary(
@@ -116,15 +116,17 @@ def _summary(
         "",
         f"![Figure 4: learning curves]({out}/figure4_{budget}_iteration.png)",
         "",
-        *_table(
-            ("claim", "", "verdict"),
-            ((name, claims.statement(name), v.verdict) for name, v in verdicts.items()),
+        *tables.markdown(
+            ("claim", "", "verdict", "by"),
+            ((name, claims.statement(name), v.verdict, v.summary) for name, v in verdicts.items()),
         ),
         "",
         "Figure 4's final reward per time step, paper against here (mean over seeds of the last "
         "tenth of the iterations [95% bootstrap interval]):",
         "",
-        *_table(("task", "paper, read off", "single path", "vine", "budget"), _figure4_rows(runs)),
+        *tables.markdown(
+            ("task", "paper, read off", "single path", "vine", "budget"), _figure4_rows(runs)
+        ),
         "",
     ]
     table = out / "atari" / "table1.csv"
@@ -143,7 +145,7 @@ def _figure4_rows(runs: Sequence[batch.Run]) -> Iterable[Sequence[str]]:
                 begun = figure4.drawable(runs, task, algorithm)
                 cells.append(f"{len(begun)} unfinished runs" if begun else "not run yet")
                 continue
-            cells.append(_with_interval(figure4.final(found)))
+            cells.append(str(intervals.of_mean(figure4.final(found))))
             steps = np.mean([curves.read(_csv(run))["env_steps"][run.wanted - 1] for run in found])
             budgets.append(f"{len(found)} seeds × {found[0].wanted} iterations, {_count(steps)}")
         yield (*cells, "; ".join(dict.fromkeys(budgets)))
@@ -151,14 +153,13 @@ def _figure4_rows(runs: Sequence[batch.Run]) -> Iterable[Sequence[str]]:
 
 def _atari_rows(table: pathlib.Path) -> list[str]:
     """Returns the paper's scores and ours, without what is normalized or a standard error."""
-    with table.open(newline="") as file:
-        rows = [
-            row
-            for row in csv.DictReader(file)
-            if not row["score"].startswith("human-normalized") and "error" not in row["score"]
-        ]
+    rows = [
+        row
+        for row in tables.read_csv(table)
+        if not row["score"].startswith("human-normalized") and "error" not in row["score"]
+    ]
     head = ("", *configs.GAMES.values())
-    return _table(
+    return tables.markdown(
         head,
         (
             (
@@ -210,7 +211,7 @@ def _results_readme(
         "which favors the methods that are swept. The numbers are in "
         f"[figure4_{budget}.csv](figure4_{budget}.csv).",
         "",
-        *_table(
+        *tables.markdown(
             ("setting", "final", "length", "seeds × iterations", "steps", "minutes a run", "drawn"),
             [*_setting_rows(out, runs), *_setting_rows(out, _in_full(out, runs))],
         ),
@@ -230,7 +231,7 @@ def _results_readme(
             "## Gymnasium's tasks",
             "",
             f"Hopper-v5 with `--preset=gae`, {len(gae)} seeds of 1M steps: mean return of the "
-            f"last 100 training episodes {_with_interval(recent)}.",
+            f"last 100 training episodes {intervals.of_mean(recent)}.",
             "",
             "![Hopper-v5](Hopper-v5.png)",
             "",
@@ -269,8 +270,7 @@ def _results_readme(
     ]
     lines += ["", *(f"![{path.stem}]({path})" for path in pictures), ""]
     if (out / claims.PUBLISHED).exists():
-        with (out / claims.PUBLISHED).open(newline="") as file:
-            count = sum(1 for _ in csv.reader(file)) - 1
+        count = len(tables.read_csv(out / claims.PUBLISHED))
         lines += [
             f"[{claims.PUBLISHED}]({claims.PUBLISHED}): {count} published scores, each with its "
             "source and protocol."
@@ -297,7 +297,7 @@ def _setting_rows(out: pathlib.Path, runs: Sequence[batch.Run]) -> Iterable[Sequ
         directory = found[0].directory.parent.relative_to(out)
         yield (
             f"[{directory}]({directory})",
-            _with_interval(figure4.final(found)),
+            str(intervals.of_mean(figure4.final(found))),
             f"{np.nanmean(lengths):.0f}",
             f"{len(found)} × {found[0].wanted}",
             _count(np.mean(steps)),
@@ -311,8 +311,7 @@ def _swimmer_study(directory: pathlib.Path) -> list[str]:
     path = directory / "judged.csv"
     if not path.exists():
         return []
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = tables.read_csv(path)
     return [
         "## Why swimmer plateaus",
         "",
@@ -323,7 +322,7 @@ def _swimmer_study(directory: pathlib.Path) -> list[str]:
         "",
         "![Swimmer by rewarded point and discount](swimmer_study/curves.png)",
         "",
-        *_table(
+        *tables.markdown(
             ("rewarded point", "algorithm", "γ", "seeds", "judged by", "reward per time step"),
             (
                 (
@@ -350,15 +349,5 @@ def _csv(run: batch.Run) -> pathlib.Path:
     return run.directory / "metrics.csv"
 
 
-def _with_interval(values: np.ndarray) -> str:
-    mean, low, high = intervals.across_seeds(values[:, None], np.random.default_rng(0))[:, 0]
-    return f"{mean:.3g}" if np.isnan(low) else f"{mean:.3g} [{low:.3g}, {high:.3g}]"
-
-
 def _count(steps: float) -> str:
     return f"{steps / 1e6:.3g}M steps"
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return lines + ["| " + " | ".join(row) + " |" for row in rows]

@@ -7,7 +7,6 @@ tr Cov(g), and the signal-to-noise ratio ‖E g‖² / tr Cov(g). Eq. 16's basel
 itself, so its expected gradient is (K − 1) / K of eq. 14's: vine's gradients are divided by that.
 """
 
-import csv
 import dataclasses
 import pathlib
 from typing import Any
@@ -17,8 +16,8 @@ from absl import flags
 from matplotlib import figure
 
 from experiments import cli, configs
-from trpo_repro import training
-from trpo_repro.analysis import variances
+from trpo_repro import files, training
+from trpo_repro.analysis import intervals, tables, variances
 from trpo_repro.estimation import estimators, returns, surrogates
 from trpo_repro.randomness import Key
 from trpo_repro.sampling import single_path, vine
@@ -105,8 +104,8 @@ def measure(task: str, gradients: int, iterations: int, **changes: Any) -> list[
     table = []
     for estimator, drawn in samples.items():
         generator = np.random.default_rng(0)
-        variance = variances.estimate(variances.gradient_variance, np.stack(drawn), generator)
-        snr = variances.estimate(variances.gradient_signal_to_noise, np.stack(drawn), generator)
+        variance = intervals.of_statistic(variances.gradient_variance, np.stack(drawn), generator)
+        snr = intervals.of_statistic(variances.gradient_signal_to_noise, np.stack(drawn), generator)
         mean_steps = round(np.mean(steps[estimator]))
         values = (
             task, iterations, estimator, counts.get(estimator, mean_steps), mean_steps,
@@ -153,10 +152,7 @@ def main(_):
         for iterations in TRAINED.value
         for row in measure(task, GRADIENTS.value, iterations)
     ]
-    with (directory / "surrogate_variance.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    files.write_text(directory / "surrogate_variance.csv", tables.csv_text(COLUMNS, rows))
     for row in rows:
         print(
             f"{row['task']:9} after {row['policy_iterations']:2} iterations, {row['estimator']:27} "

@@ -10,9 +10,7 @@ iterations. CEM maximizes undiscounted returns: no discount changes it. Runs are
 and writes a table, in which both rewards judge 50 episodes of every final policy.
 """
 
-import csv
 import dataclasses
-import io
 import pathlib
 from collections.abc import Sequence
 
@@ -21,7 +19,7 @@ from absl import flags
 
 from experiments import batch, cli, configs
 from trpo_repro import environments, files, runs, training
-from trpo_repro.analysis import intervals, plots
+from trpo_repro.analysis import intervals, plots, tables
 from trpo_repro.randomness import Key
 from trpo_repro.sampling import population
 
@@ -80,19 +78,14 @@ def plot(chosen: Sequence[batch.Run], out: pathlib.Path) -> None:
         title = f"rewarded: velocity of the {REWARDED[task]}"
         panels.setdefault(title, {})[label] = [run.directory for run in found]
         for judge, judged_by in REWARDED.items():
-            scores = np.array([[judged(run, judge)] for run in found])
-            interval = intervals.across_seeds(scores, np.random.default_rng(0))[:, 0]
+            interval = intervals.of_mean(np.array([judged(run, judge) for run in found]))
             name = "cem" if is_search else "trpo"
             cells = (REWARDED[task], name, discount, len(found), judged_by, *interval)
             rows.append(dict(zip(COLUMNS, cells, strict=True)))
     if not rows:
         raise ValueError(f"no finished runs in {out}; see --list")
     plots.learning_curves(panels, out / "curves.png", y="reward_per_step")
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    files.write_text(out / "judged.csv", buffer.getvalue())
+    files.write_text(out / "judged.csv", tables.csv_text(COLUMNS, rows))
     print(out / "curves.png", out / "judged.csv", sep="\n")
 
 

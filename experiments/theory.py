@@ -3,7 +3,6 @@
 python experiments/theory.py --out=results/theory
 """
 
-import csv
 import functools
 import json
 import pathlib
@@ -15,6 +14,8 @@ from absl import flags
 from matplotlib import figure
 
 from experiments import cli
+from trpo_repro import files
+from trpo_repro.analysis import tables
 from trpo_repro.theory import bounds, mdp, natural_gradient, verification
 from trpo_repro.theory import policy_iteration as pi
 
@@ -169,22 +170,22 @@ def draw_constraints(path: pathlib.Path) -> None:
 
 def write_violations(rows: dict[str, tuple[str, float]], directory: pathlib.Path) -> None:
     """Writes the table equation → largest numerical violation, as CSV and Markdown."""
-    with (directory / "violations.csv").open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["equation", "statement", "largest_violation"])
-        writer.writerows([name, *values] for name, values in rows.items())
-    lines = ["| equation | statement | largest violation |", "|---|---|---|"]
-    for name, (statement, violation) in rows.items():
-        escaped = statement.replace("|", "\\|")
-        lines.append(f"| {name} | {escaped} | {violation:.1e} |")
+    columns = ("equation", "statement", "largest_violation")
+    cells = [(name, *values) for name, values in rows.items()]
+    text = tables.csv_text(columns, (dict(zip(columns, line, strict=True)) for line in cells))
+    files.write_text(directory / "violations.csv", text)
+    head = [column.replace("_", " ") for column in columns]
+    lines = tables.markdown(head, ((*line[:2], f"{line[2]:.1e}") for line in cells))
+    files.write_text(directory / "violations.md", "\n".join(lines) + "\n")
+    for name, statement, violation in cells:
         print(f"{name:22} {violation:9.1e}  {statement}")
-    (directory / "violations.md").write_text("\n".join(lines) + "\n")
 
 
 def write_state_weighting(directory: pathlib.Path) -> None:
     """Writes the cosine of ∇η with the gradient that weighs states equally, as practice does."""
     generator = np.random.default_rng(0)
-    lines = ["process,policies,least_cosine,median_cosine,largest_cosine"]
+    columns = ("process", "policies", "least_cosine", "median_cosine", "largest_cosine")
+    rows = []
     for name, make in PROCESSES.items():
         process = make()
         cosines = []
@@ -194,10 +195,11 @@ def write_state_weighting(directory: pathlib.Path) -> None:
             equal = bounds.equally_weighted_gradient(process, logits, PATH_LENGTH).ravel()
             cosines.append(exact @ equal / np.linalg.norm(exact) / np.linalg.norm(equal))
         low, middle, high = np.quantile(cosines, (0.0, 0.5, 1.0))
-        name = name.replace(",", ";")
-        lines.append(f"{name},{len(cosines)},{low:.3f},{middle:.3f},{high:.3f}")
+        numbers = [f"{cosine:.3f}" for cosine in (low, middle, high)]
+        values = (name.replace(",", ";"), len(cosines), *numbers)
+        rows.append(dict(zip(columns, values, strict=True)))
         print(f"{name}: equal state weights, cosine with ∇η {low:.3f} to {high:.3f}")
-    (directory / "state_weighting.csv").write_text("\n".join(lines) + "\n")
+    files.write_text(directory / "state_weighting.csv", tables.csv_text(columns, rows))
 
 
 def write_claims(rows: list[tuple[str, str, list[pi.Point]]], path: pathlib.Path) -> None:
@@ -211,7 +213,7 @@ def write_claims(rows: list[tuple[str, str, list[pi.Point]]], path: pathlib.Path
             "first_max_kl": None if np.isinf(kl[0]) else float(kl[0]),
             "last_return": float(returns[-1]),
         }
-    path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    files.write_text(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     for process, methods in record.items():
         first = methods["Algorithm 1 (eq. 10)"]["first_max_kl"]
         worst = methods["Algorithm 1 (eq. 10)"]["least_change_of_return"]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from experiments import common_random_numbers, surrogate_variance
-from trpo_repro.analysis import variances
+from trpo_repro.analysis import intervals, variances
 
 
 def test_statistics_of_known_samples():
@@ -31,7 +31,7 @@ def test_bootstrap_interval_covers_the_mean():
     generator = np.random.default_rng(0)
     covered = 0
     for _ in range(100):
-        found = variances.estimate(
+        found = intervals.of_statistic(
             lambda x: float(x.mean()), generator.standard_normal(40), generator
         )
         covered += found.low <= 0 <= found.high

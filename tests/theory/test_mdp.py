@@ -15,7 +15,7 @@ def process(request):
 
 def test_values_and_visitation_are_the_sums_that_define_them(process):
     """Truncated at 600 steps: the rest is at most γ^600 · max|r| / (1 − γ) < 1e-12."""
-    policy = mdp.random_policy(np.random.default_rng(0), process)
+    policy = mdp.softmax(np.random.default_rng(0).standard_normal(process.rewards.shape))
     matrix = mdp.policy_transitions(process, policy)
     reward = (policy * process.rewards).sum(axis=1)
     visits, values = np.zeros(process.states), np.zeros(process.states)
@@ -34,7 +34,7 @@ def test_values_and_visitation_are_the_sums_that_define_them(process):
 
 
 def test_bellman_equations(process):
-    policy = mdp.random_policy(np.random.default_rng(1), process)
+    policy = mdp.softmax(np.random.default_rng(1).standard_normal(process.rewards.shape))
     q, v = mdp.action_values(process, policy), mdp.state_values(process, policy)
     np.testing.assert_allclose((policy * q).sum(axis=1), v, atol=1e-12)
     advantage = mdp.advantages(process, policy)

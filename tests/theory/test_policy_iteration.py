@@ -24,7 +24,7 @@ def process(request):
 
 
 def _start(process):
-    return mdp.random_policy(np.random.default_rng(0), process)
+    return mdp.softmax(np.random.default_rng(0).standard_normal(process.rewards.shape))
 
 
 def _optimum(process):

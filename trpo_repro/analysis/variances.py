@@ -1,42 +1,15 @@
 """Variances of estimators, measured by repeated sampling at a fixed policy (App. H, claim C10)."""
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
-from scipy import stats
 
 from trpo_repro import environments
 from trpo_repro.estimation import surrogates
 from trpo_repro.policies import policy as policy_lib
 from trpo_repro.randomness import Key
 from trpo_repro.sampling import vine
-
-RESAMPLES = 1000
-
-
-class Estimate(NamedTuple):
-    """A number with the ends of its 95% bootstrap interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-def estimate(
-    statistic: Callable[[np.ndarray], float], samples: np.ndarray, generator: np.random.Generator
-) -> Estimate:
-    """Returns statistic(samples) with a percentile-bootstrap interval over the first axis."""
-    interval = stats.bootstrap(
-        (np.arange(len(samples)),),
-        lambda index: statistic(samples[index]),
-        vectorized=False,
-        n_resamples=RESAMPLES,
-        method="percentile",
-        rng=generator,
-    ).confidence_interval
-    return Estimate(float(statistic(samples)), float(interval.low), float(interval.high))
 
 
 def value_differences(

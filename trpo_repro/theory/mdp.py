@@ -140,13 +140,6 @@ def random_mdp(seed: int, states: int = 5, actions: int = 3, discount: float = 0
     )
 
 
-def random_policy(
-    generator: np.random.Generator, mdp: FiniteMDP, sharpness: float = 1.0
-) -> np.ndarray:
-    """Returns a softmax policy with normal logits of deviation `sharpness`."""
-    return softmax(sharpness * generator.standard_normal(mdp.rewards.shape))
-
-
 def chain(states: int = 8, discount: float = 0.95, slip: float = 0.1) -> FiniteMDP:
     """Returns a line: action 1 goes right, 0 left, each slips the other way with `slip`.
 

@@ -8,7 +8,6 @@ import dataclasses
 
 import numpy as np
 
-from trpo_repro.theory import bounds
 from trpo_repro.theory import mdp as mdps
 from trpo_repro.theory.mdp import FiniteMDP
 
@@ -150,9 +149,3 @@ def compatible_weights(mdp: FiniteMDP, policy: LogLinearPolicy, theta: np.ndarra
     )
     target = (weights * mdps.action_values(mdp, probabilities)).ravel()
     return np.linalg.lstsq(design, target, rcond=None)[0][: scores.shape[-1]]
-
-
-def mean_kl(mdp: FiniteMDP, policy: LogLinearPolicy, old: np.ndarray, new: np.ndarray) -> float:
-    """Returns Σ_s ρ_old(s) KL(π_old ‖ π_new), with the unnormalized ρ."""
-    first, second = policy.probabilities(old), policy.probabilities(new)
-    return float(mdps.state_visitation(mdp, first) @ bounds.kl(first, second))
