@@ -1,5 +1,6 @@
 """List, launch and resume the runs of an experiment; finished runs are skipped."""
 
+import collections
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -11,7 +12,7 @@ import shlex
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol
 
 import tqdm
@@ -19,7 +20,7 @@ from absl import flags
 
 from experiments import cli, configs
 from experiments import train as _train_flags  # noqa: F401, whose flags are refused here
-from trpo_repro import config, runs
+from trpo_repro import cluster, config, runs
 from trpo_repro.analysis import curves
 
 LIST = flags.DEFINE_bool("list", False, "Print the command of every run, and what is done.")
@@ -33,7 +34,12 @@ ONLY = flags.DEFINE_string(
     "*",
     "Glob of TASK/SETTING/seed_N: the runs to list or run; figures take all that there are.",
 )
-JOBS = flags.DEFINE_integer("jobs", 1, "Runs at a time, which share the cores.", lower_bound=1)
+JOBS = flags.DEFINE_integer(
+    "jobs",
+    None,
+    "Runs at a time, which share the cores; 1 by default, on a cluster as many as it has cores.",
+    lower_bound=1,
+)
 
 
 class Job(Protocol):
@@ -162,7 +168,9 @@ class Run:
         return total if self.done else most_steps(self, self.iterations), total
 
     def job(self, cores: int) -> tuple[Callable[..., None], *tuple[Any, ...]]:
-        share: dict[str, Any] = {"workers" if self.config.is_atari else "threads": cores}
+        share: dict[str, Any] = {"threads": cores}
+        if self.config.is_atari:
+            share = {"workers": cores if cores > 1 else 0}
         shared = dataclasses.replace(self.config, **share)
         return _train, shared, self.directory, self.stop_at, self.command
 
@@ -208,7 +216,7 @@ def main(planned: Callable[[str], list[Run]], draw: Callable[[], None]) -> None:
         if RUN.value:
             for run in chosen:
                 run.check()
-            execute(lambda: planned(ONLY.value), JOBS.value)
+            execute(lambda: planned(ONLY.value))
         if PLOT.value:
             draw()
     except (ValueError, OSError) as error:
@@ -218,7 +226,7 @@ def main(planned: Callable[[str], list[Run]], draw: Callable[[], None]) -> None:
 def refuse_flags_of_train() -> None:
     """Ends the process with one line if a flag of train.py's is given."""
     settings = (field.name for field in dataclasses.fields(config.Config))
-    for name in sorted({"preset", "resume", "stop_at", *settings}):
+    for name in sorted({"preset", "resume", "stop_at", *settings} - {"ray_address"}):
         if flags.FLAGS[name].present:
             cli.refuse(
                 f"--{name} is train.py's: the budget decides the settings, and runs continue where "
@@ -237,27 +245,106 @@ def show(chosen: Sequence[Run]) -> None:
         print(command + (f"  # {state}" if run.iterations else ""))
 
 
-def execute(plan: Callable[[], Sequence[Job]], jobs: int) -> None:
-    """Runs what is missing in worker processes, with one progress bar over all.
+class LocalPool:
+    """Runs in processes of this machine, which share its cores.
+
+    Attributes:
+      jobs: number of runs at a time.
+      cores: cores of a run.
+    """
+
+    def __init__(self, jobs: int):
+        self.jobs = jobs
+        self.cores = max(1, len(os.sched_getaffinity(0)) // jobs)
+        self._pool = self._started()
+
+    def _started(self):
+        spawn = multiprocessing.get_context("spawn")
+        # The terminal's Ctrl-C is kept from the workers: `interrupt` passes it on, once.
+        return concurrent.futures.ProcessPoolExecutor(self.jobs, spawn, initializer=os.setpgrp)
+
+    def submit(self, function: Callable[..., None], *arguments: Any) -> concurrent.futures.Future:
+        """Returns the future of a call; a pool that a killed worker broke is started again."""
+        try:
+            return self._pool.submit(function, *arguments)
+        except concurrent.futures.BrokenExecutor:
+            self._pool.shutdown()
+            self._pool = self._started()
+            return self._pool.submit(function, *arguments)
+
+    def interrupt(self, futures: Collection[concurrent.futures.Future]) -> None:
+        """Stops the runs, which save, and waits for them."""
+        for child in multiprocessing.active_children():
+            with contextlib.suppress(ProcessLookupError):
+                # Not SIGINT, of which a worker that still imports would print a traceback.
+                os.kill(
+                    child.pid,  # type: ignore[arg-type]
+                    signal.SIGTERM,
+                )
+        concurrent.futures.wait(futures)
+
+    def close(self) -> None:
+        """Ends the processes."""
+        self._pool.shutdown(cancel_futures=True)
+
+
+class ClusterPool:
+    """Runs on a Ray cluster whose nodes share this file system, one core each.
+
+    Attributes:
+      jobs: number of runs at a time.
+      cores: cores of a run.
+    """
+
+    def __init__(self, address: str, jobs: int | None):
+        self._cluster = cluster.Cluster(address)
+        self.jobs = jobs or self._cluster.cores
+        self.cores = 1
+        self._references: dict[concurrent.futures.Future, Any] = {}
+
+    def submit(self, function: Callable[..., None], *arguments: Any) -> concurrent.futures.Future:
+        """Returns the future of a call, which Ray runs again if it loses the node."""
+        reference = self._cluster.submit(_in_directory, os.getcwd(), function, *arguments)
+        future = reference.future()
+        self._references[future] = reference
+        return future
+
+    def interrupt(self, futures: Collection[concurrent.futures.Future]) -> None:
+        """Stops the runs, which save, and waits for them."""
+        self._cluster.cancel([self._references[future] for future in futures], seconds=30)
+
+    def close(self) -> None:
+        """Leaves the cluster."""
+        self._cluster.close()
+
+
+def _in_directory(directory: str, function: Callable[..., None], *arguments: Any) -> None:
+    os.chdir(directory)  # on the shared file system
+    function(*arguments)
+
+
+def execute(plan: Callable[[], Sequence[Job]]) -> None:
+    """Runs what is missing here or on a cluster, with one progress bar over all.
 
     Ctrl-C stops the runs, which save; the same command resumes them.
 
     Args:
       plan: () → the runs in the order to run them; asked again whenever a worker is free, since
         what has been run may decide what comes next.
-      jobs: runs at a time.
 
     Raises:
-      ValueError: a run failed.
+      ValueError: a run failed, or there is no cluster at the address.
     """
     chosen = plan()
     missing = [run for run in chosen if not run.done]
     print(f"{len(chosen) - len(missing)} of {len(chosen)} runs are done")
     if not missing:
         return
-    share = max(1, len(os.sched_getaffinity(0)) // jobs)  # cores of a run
+    address = flags.FLAGS["ray_address"].value
+    pool = ClusterPool(address, JOBS.value) if address else LocalPool(JOBS.value or 1)
     tried: set[str] = set()
     failed = []
+    lost: collections.Counter[str] = collections.Counter()
     active: dict[concurrent.futures.Future, Job] = {}
     progress = tqdm.tqdm(
         desc="all runs",
@@ -287,31 +374,27 @@ def execute(plan: Callable[[], Sequence[Job]], jobs: int) -> None:
         return None
 
     finished_steps = progress.n = progress.initial = progress.last_print_n = tally()
-    pool = _pool(jobs)
     try:
         with progress, runs.stop_signals(signal.default_int_handler):
             while missing or active:
-                while len(active) < jobs and (run := next_job()) is not None:
+                while len(active) < pool.jobs and (run := next_job()) is not None:
                     tried.add(run.label)
-                    function, *arguments = run.job(share)
+                    function, *arguments = run.job(pool.cores)
                     active[pool.submit(function, *arguments)] = run
                     finished_steps = tally()
                 ended, _ = concurrent.futures.wait(
                     active, timeout=1.0, return_when="FIRST_COMPLETED"
                 )
-                broken = False
                 for future in ended:
                     run, error = active.pop(future), future.exception()
-                    broken |= isinstance(error, concurrent.futures.BrokenExecutor)
-                    if error or not run.done:
+                    if isinstance(error, concurrent.futures.BrokenExecutor) and not lost[run.label]:
+                        # A killed process takes the pool with it, and all of its runs.
+                        lost[run.label] += 1
+                        tried.remove(run.label)
+                        tqdm.tqdm.write(f"{run.name}: its process was killed; it is resumed")
+                    elif error or not run.done:
                         failed.append(run)
                         tqdm.tqdm.write(f"{run.name} failed: {error or 'stopped'}; see {run.log}")
-                if broken:
-                    # A killed worker takes the pool with it: the other runs continue in a new one.
-                    tried -= {run.label for run in active.values()}
-                    active = {}
-                    pool.shutdown()
-                    pool = _pool(jobs)
                 if ended:
                     chosen = plan()
                     missing = [run for run in chosen if not (run.done or run.label in tried)]
@@ -321,24 +404,12 @@ def execute(plan: Callable[[], Sequence[Job]], jobs: int) -> None:
                 progress.set_postfix_str(f"{len(missing)} runs to go after {names}", refresh=False)
                 progress.update(0)
     except KeyboardInterrupt:
-        for child in multiprocessing.active_children():
-            with contextlib.suppress(ProcessLookupError):
-                # Not SIGINT, of which a worker that still imports would print a traceback.
-                os.kill(
-                    child.pid,  # type: ignore[arg-type]
-                    signal.SIGTERM,
-                )
-        concurrent.futures.wait(active)
+        pool.interrupt(active)
         raise
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.close()
     if failed:
         raise ValueError(f"{len(failed)} runs failed: {', '.join(run.name for run in failed)}")
-
-
-def _pool(workers: int) -> concurrent.futures.ProcessPoolExecutor:
-    spawn = multiprocessing.get_context("spawn")
-    return concurrent.futures.ProcessPoolExecutor(workers, spawn, initializer=_own_signals)
 
 
 def most_steps(run: Run, iterations: int) -> int:
@@ -350,11 +421,6 @@ def most_steps(run: Run, iterations: int) -> int:
         branches = asked.rollout_states * asked.rollouts_per_state
         return iterations * (asked.trunks * asked.path_length + branches * asked.rollout_length)
     return iterations * asked.steps_per_iteration
-
-
-def _own_signals() -> None:
-    """Keeps the terminal's Ctrl-C from a worker: the parent passes it on, once."""
-    os.setpgrp()
 
 
 def _train(

@@ -36,6 +36,7 @@ flags.declare_key_flag("list")
 flags.declare_key_flag("run")
 flags.declare_key_flag("budget")
 flags.declare_key_flag("jobs")
+flags.declare_key_flag("ray_address")
 flags.declare_key_flag("out")
 ONLY_UNITS = flags.DEFINE_string("units", "*", "Glob of the units to list or run.")
 HOURS = flags.DEFINE_float("hours", None, "Stop after this long; the runs save.", lower_bound=0.0)
@@ -230,7 +231,7 @@ def show(plan: Plan, pattern: str) -> None:
             (job.steps[1] - job.steps[0]) / rates.get(_kind(job), STEPS_PER_SECOND)
             for job in missing
         )
-        left, done = seconds / batch.JOBS.value / 3600, len(jobs) - len(missing)
+        left, done = seconds / (batch.JOBS.value or 1) / 3600, len(jobs) - len(missing)
         state = "done" if not missing else f"{done} of {len(jobs)} done, {left:.1f} hours left"
         print(f"{name:22} {state:32} python experiments/reproduce.py --run --units={name}")
         for job in jobs if len(names) == 1 else ():
@@ -254,7 +255,7 @@ def main(_):
             if HOURS.value is not None:
                 signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
                 signal.setitimer(signal.ITIMER_REAL, max(HOURS.value * 3600, 1e-3))
-            batch.execute(lambda: all_jobs(plan, ONLY_UNITS.value), batch.JOBS.value)
+            batch.execute(lambda: all_jobs(plan, ONLY_UNITS.value))
         if REPORT.value:
             readme = pathlib.Path("README.md") if cli.OUT.value is None else None
             print(*report.write(plan.out, plan.budget, readme), sep="\n")

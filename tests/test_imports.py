@@ -11,12 +11,13 @@ PACKAGE = pathlib.Path(__file__).parent.parent / "trpo_repro"
 ALLOWED = {
     "settings": set(),
     "files": set(),
+    "cluster": set(),
     "randomness": set(),
     "theory": set(),
     "optimization": {"settings"},
     "environments": {"settings"},
     "policies": {"optimization", "settings"},
-    "sampling": {"environments", "policies", "randomness", "settings"},
+    "sampling": {"cluster", "environments", "policies", "randomness", "settings"},
     "estimation": {"optimization", "policies", "sampling", "settings"},
     "algorithms": {"estimation", "optimization", "policies", "settings"},
     "config": {

@@ -1,7 +1,6 @@
 """Training from sampled actions: sample, batch, update, record."""
 
 import dataclasses
-import functools
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -64,9 +63,10 @@ class Trainer:
         if config.workers:
             if environment is not None:
                 raise ValueError("workers make their own environments: workers must be 0 with one")
-            build = functools.partial(factories.build_worker, config)
             useful = min(config.workers, config.shards)
-            self._workers = workers.RayWorkers(build, useful, config.ray_address)
+            self._workers = workers.RayWorkers(
+                factories.build_worker, config, useful, config.ray_address
+            )
 
     def close(self) -> None:
         """Ends the sampling workers."""
