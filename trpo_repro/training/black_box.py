@@ -1,7 +1,6 @@
 """Training by black-box search: candidates' parameters in, undiscounted returns out."""
 
 import dataclasses
-import time
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -74,24 +73,21 @@ class BlackBoxTrainer:
 
     def iterate(self, state: State) -> tuple[State, dict[str, Any]]:
         """Returns the state after one population, and its row of metrics."""
-        config = self.config
+        config, clock = self.config, loop.Clock()
         key = Key(config.seed, state.iteration)
-        started = time.perf_counter()
         candidates, search = self._search.ask(state.search, key.generator(Purpose.SEARCH))
-        evaluation = population.evaluate_population(
+        played = population.evaluate_population(
             self.environment,
             self.policy,
             np.repeat(candidates.astype(state.theta.dtype), config.episodes_per_candidate, axis=0),
             key,
         )
-        sampled = time.perf_counter()
-
-        finite = np.isfinite(evaluation.returns)
+        clock.sampled()
+        finite = np.isfinite(played.returns)
         theta, outcome = state.theta, trust_region.Outcome.NOT_FINITE
         if finite.any():
             # A simulation that diverged counts as the worst of the others.
-            worst = evaluation.returns[finite].min()
-            values = np.where(finite, evaluation.returns, worst)
+            values = np.where(finite, played.returns, played.returns[finite].min())
             values = values.reshape(len(candidates), -1).mean(axis=1)
             search = self._search.tell(search, candidates, values)
             theta = self._search.mean(search).astype(state.theta.dtype)
@@ -106,33 +102,26 @@ class BlackBoxTrainer:
                 (~finite).sum(),
                 len(finite),
             )
-        updated = time.perf_counter()
-
-        returns, lengths = evaluation.returns[finite], evaluation.lengths[finite]
+        clock.updated()
+        returns, lengths = played.returns[finite], played.lengths[finite]
         recent = np.concatenate([state.recent_returns, returns])[-loop.RECENT_EPISODES :]
-        steps = int(evaluation.lengths.sum())
         after = dataclasses.replace(
             state,
             iteration=state.iteration + 1,
-            env_steps=state.env_steps + steps,
+            env_steps=state.env_steps + int(played.lengths.sum()),
             episodes=state.episodes + len(finite),
             theta=theta,
             recent_returns=recent,
             search=search,
         )
-        row: dict[str, Any] = loop.return_metrics(
-            returns, lengths, recent, self.environment.max_episode_steps
+        row = loop.metrics_row(
+            state,
+            after,
+            clock,
+            returns=returns,
+            lengths=lengths,
+            max_episode_steps=self.environment.max_episode_steps,
+            reward_mean=returns.sum() / max(lengths.sum(), 1),
+            outcome=outcome,
         )
-        row |= {
-            "iteration": after.iteration,
-            "env_steps": after.env_steps,
-            "episodes": after.episodes,
-            "reward_mean": returns.sum() / max(lengths.sum(), 1),
-            "step_norm": np.linalg.norm(theta - state.theta),
-            "accepted": outcome is trust_region.Outcome.ACCEPTED,
-            "outcome": outcome.name.lower(),
-            "seconds_sampling": sampled - started,
-            "seconds_update": updated - sampled,
-            "steps_per_second": steps / (updated - started),
-        }
-        return after, row
+        return after, {**row, "step_norm": np.linalg.norm(theta - state.theta)}

@@ -1,12 +1,17 @@
-"""A configuration's parts: its environment, policy and value function."""
+"""The parts of a run, made as its configuration says."""
 
 import dataclasses
 
 from trpo_repro import environments, settings
+from trpo_repro.algorithms import policy_update, weighted_regression
 from trpo_repro.config import Config
-from trpo_repro.estimation import baselines
+from trpo_repro.estimation import baselines, estimators
+from trpo_repro.optimization import chunks
 from trpo_repro.policies import policy as policy_lib
 from trpo_repro.randomness import Key, Purpose
+from trpo_repro.sampling import single_path, vine, workers
+
+PIXEL_CHUNK_SIZE = 256  # the convolutions' activations then stay in the third-level cache
 
 
 def make_environment(config: Config) -> environments.Environment:
@@ -64,3 +69,49 @@ def make_baseline(config: Config, observation_size: int) -> baselines.Baseline |
             seed=int(Key(config.seed).generator(Purpose.BASELINE_WEIGHTS).integers(2**24)),
         )
     return None
+
+
+def make_sampler(
+    config: Config,
+    environment: environments.Environment,
+    policy: policy_lib.Policy,
+    baseline: baselines.Baseline | None,
+) -> tuple[single_path.SinglePathSampler | vine.VineSampler, estimators.Estimator]:
+    """Returns the configuration's sampler, and what makes batches of its samples."""
+    if config.sampler == "vine":
+        return vine.VineSampler(config, environment), estimators.VineEstimator(config, policy)
+    return (
+        single_path.SinglePathSampler(config),
+        estimators.SinglePathEstimator(config, baseline),
+    )
+
+
+def make_update(
+    config: Config,
+    environment: environments.Environment,
+    policy: policy_lib.Policy,
+    estimator: estimators.Estimator,
+) -> policy_update.PolicyUpdate | weighted_regression.WeightedRegression:
+    """Returns the update of the configuration's algorithm."""
+    if isinstance(config.method, weighted_regression.Method):
+        return weighted_regression.WeightedRegression(policy, config.method)
+    stacked_frames = environment.frame_stack > 1
+    return policy_update.PolicyUpdate(
+        policy,
+        estimator.surrogate,
+        config.method,
+        separate_kl_states=estimator.separate_kl_states,
+        weighted_states=config.state_weighting == "discounted",
+        stacked_frames=stacked_frames,
+        chunk_size=PIXEL_CHUNK_SIZE if stacked_frames else chunks.CHUNK_SIZE,
+    )
+
+
+def make_workers(
+    config: Config, environment: environments.Environment, policy: policy_lib.Policy
+) -> workers.Workers:
+    """Returns what runs the sampler's tasks: this process, or Ray."""
+    if not config.workers:
+        return workers.InProcess(environment, policy)
+    useful = min(config.workers, config.shards)
+    return workers.RayWorkers(build_worker, config, useful, config.ray_address)

@@ -1,12 +1,14 @@
 """The loop over iterations, apart from what an iteration does."""
 
 import math
+import time
 from collections.abc import Iterator
 from typing import Any, Protocol
 
 import numpy as np
 
 from trpo_repro.config import Config
+from trpo_repro.optimization import trust_region
 from trpo_repro.training.state import State
 
 RECENT_EPISODES = 100
@@ -37,24 +39,67 @@ def ended(config: Config, state: State) -> bool:
     return passed or state.iteration >= config.iterations
 
 
-def return_metrics(
-    episode_returns: np.ndarray, lengths: np.ndarray, recent: np.ndarray, max_episode_steps: int
-) -> dict[str, float]:
-    """Returns the columns about episodes; those of an iteration without one are NaN.
+class Clock:
+    """The times of an iteration: begun when made, then sampled, then updated."""
+
+    def __init__(self):
+        self._times = [time.perf_counter()]
+
+    def sampled(self) -> None:
+        self._times.append(time.perf_counter())
+
+    def updated(self) -> None:
+        self._times.append(time.perf_counter())
+
+    def seconds(self) -> tuple[float, float]:
+        """Returns the seconds of sampling and of the update."""
+        begun, sampled, updated = self._times
+        return sampled - begun, updated - sampled
+
+
+def metrics_row(
+    before: State,
+    after: State,
+    clock: Clock,
+    *,
+    returns: np.ndarray,
+    lengths: np.ndarray,
+    max_episode_steps: int,
+    reward_mean: float,
+    outcome: trust_region.Outcome,
+) -> dict[str, Any]:
+    """Returns the columns that all algorithms have; those of no episode are left out.
 
     Args:
-      episode_returns: [E] of the iteration's episodes.
-      lengths: [E] of the same.
-      recent: returns of the run's last episodes.
-      max_episode_steps: the time limit.
+      before: state before the iteration.
+      after: state after it.
+      clock: times of the iteration.
+      returns: [E] undiscounted returns of the iteration's episodes.
+      lengths: [E] their lengths in steps.
+      max_episode_steps: time limit.
+      reward_mean: mean reward of a step.
+      outcome: what became of the update.
     """
-    row = {"return_recent": recent.mean() if len(recent) else math.nan}
-    if len(episode_returns):
+    sampling, update = clock.seconds()
+    recent = after.recent_returns
+    row = {
+        "iteration": after.iteration,
+        "env_steps": after.env_steps,
+        "episodes": after.episodes,
+        "return_recent": recent.mean() if len(recent) else math.nan,
+        "reward_mean": reward_mean,
+        "accepted": outcome is trust_region.Outcome.ACCEPTED,
+        "outcome": outcome.name.lower(),
+        "seconds_sampling": sampling,
+        "seconds_update": update,
+        "steps_per_second": (after.env_steps - before.env_steps) / (sampling + update),
+    }
+    if len(returns):
         row |= {
-            "return_mean": episode_returns.mean(),
-            "return_min": episode_returns.min(),
-            "return_max": episode_returns.max(),
+            "return_mean": returns.mean(),
+            "return_min": returns.min(),
+            "return_max": returns.max(),
             "episode_length": lengths.mean(),
-            "reward_per_step": episode_returns.mean() / max_episode_steps,
+            "reward_per_step": returns.mean() / max_episode_steps,
         }
     return row

@@ -1,7 +1,6 @@
 """Training from sampled actions: sample, batch, update, record."""
 
 import dataclasses
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,18 +8,13 @@ import numpy as np
 from absl import logging
 
 from trpo_repro import environments
-from trpo_repro.algorithms import policy_update, weighted_regression
 from trpo_repro.config import Config
-from trpo_repro.estimation import estimators
-from trpo_repro.optimization import chunks, trust_region
+from trpo_repro.optimization import trust_region
 from trpo_repro.policies import normalization
 from trpo_repro.randomness import Key, Purpose
 from trpo_repro.sampling import episodes as episodes_lib
-from trpo_repro.sampling import single_path, vine, workers
 from trpo_repro.training import factories, loop
 from trpo_repro.training.state import State
-
-PIXEL_CHUNK_SIZE = 256  # the convolutions' activations then stay in the third-level cache
 
 
 class Trainer:
@@ -37,36 +31,13 @@ class Trainer:
         self.environment = environment or factories.make_environment(config)
         self.policy = factories.make_policy(config, self.environment)
         self.baseline = factories.make_baseline(config, self.environment.observation_space.shape[0])
-        self.sampler: single_path.SinglePathSampler | vine.VineSampler
-        self._estimator: estimators.Estimator
-        if config.sampler == "vine":
-            self.sampler = vine.VineSampler(config, self.environment)
-            self._estimator = estimators.VineEstimator(config, self.policy)
-        else:
-            self.sampler = single_path.SinglePathSampler(config)
-            self._estimator = estimators.SinglePathEstimator(config, self.baseline)
-        stacked_frames = self.environment.frame_stack > 1
-        self._update: policy_update.PolicyUpdate | weighted_regression.WeightedRegression
-        if isinstance(config.method, weighted_regression.Method):
-            self._update = weighted_regression.WeightedRegression(self.policy, config.method)
-        else:
-            self._update = policy_update.PolicyUpdate(
-                self.policy,
-                self._estimator.surrogate,
-                config.method,
-                separate_kl_states=self._estimator.separate_kl_states,
-                weighted_states=config.state_weighting == "discounted",
-                stacked_frames=stacked_frames,
-                chunk_size=PIXEL_CHUNK_SIZE if stacked_frames else chunks.CHUNK_SIZE,
-            )
-        self._workers: workers.Workers = workers.InProcess(self.environment, self.policy)
-        if config.workers:
-            if environment is not None:
-                raise ValueError("workers make their own environments: workers must be 0 with one")
-            useful = min(config.workers, config.shards)
-            self._workers = workers.RayWorkers(
-                factories.build_worker, config, useful, config.ray_address
-            )
+        self.sampler, self._estimator = factories.make_sampler(
+            config, self.environment, self.policy, self.baseline
+        )
+        self._update = factories.make_update(config, self.environment, self.policy, self._estimator)
+        if config.workers and environment is not None:
+            raise ValueError("workers make their own environments: workers must be 0 with one")
+        self._workers = factories.make_workers(config, self.environment, self.policy)
 
     def close(self) -> None:
         """Ends the sampling workers."""
@@ -93,82 +64,94 @@ class Trainer:
 
     def iterate(self, state: State) -> tuple[State, dict[str, Any]]:
         """Returns the state after one policy iteration, and its row of metrics."""
-        config = self.config
-        key = Key(config.seed, state.iteration)
-        normalize = state.normalizer or np.asarray
-        started = time.perf_counter()
-        fresh = config.fresh_paths or state.environment is None
-        tasks = self.sampler.tasks(None if fresh else state.environment, key, normalize)
-        sample = self.sampler.join(self._workers.map(state.theta, tasks))
-        sampled = time.perf_counter()
-        trajectories = sample.trajectories
-        running = np.zeros(config.parallel_paths) if fresh else state.running_returns
-        # Only the first episode of a fresh path as long as the time limit counts: episodes that
-        # finish later within the path are biased short.
-        whole = fresh and config.path_length >= self.environment.max_episode_steps
-        episodes = episodes_lib.ended_episodes(trajectories, running, first_only=whole)
-
+        key, clock = Key(self.config.seed, state.iteration), loop.Clock()
+        fresh = self.config.fresh_paths or state.environment is None
+        sample = self._sample(state, key, fresh)
+        clock.sampled()
         if sample.finite:
-            estimate = self._estimator(
-                sample, state.baseline, normalize, key.generator(Purpose.BASELINE_FIT)
-            )
-            theta, report = self._update(
-                state.theta,
-                self._read(estimate.batch),
-                key.generator(Purpose.FISHER_STATES),
-                estimate.kl_batch and self._read(estimate.kl_batch),
-            )
-            report = {**report, "explained_variance": estimate.explained_variance}
-            baseline = estimate.baseline
-            observations = trajectories.observations.reshape(
-                -1, trajectories.observations.shape[-1]
-            )
-            normalizer = state.normalizer and state.normalizer.update(observations)
+            learned, report = self._learn(state, sample, key)
         else:
-            logging.error(
-                "task %s, iteration %d: the environment returned a number that is not finite; "
-                "no update",
-                config.task,
-                state.iteration + 1,
-            )
-            theta, baseline, normalizer = state.theta, state.baseline, state.normalizer
-            report = {"outcome": trust_region.Outcome.NOT_FINITE}
-            finite = np.isfinite(episodes.returns)
-            episodes = dataclasses.replace(
-                episodes, returns=episodes.returns[finite], lengths=episodes.lengths[finite]
-            )
-        updated = time.perf_counter()
-
-        recent = np.concatenate([state.recent_returns, episodes.returns])[-loop.RECENT_EPISODES :]
-        carry = not config.fresh_paths and sample.finite
-        after = State(
+            self._complain("the environment returned a number that is not finite", state)
+            learned, report = {}, {"outcome": trust_region.Outcome.NOT_FINITE}
+        clock.updated()
+        episodes = self._episodes(state, sample, fresh)
+        recent = np.concatenate([state.recent_returns, episodes.returns])
+        carry = not self.config.fresh_paths and sample.finite
+        after = dataclasses.replace(
+            state,
             iteration=state.iteration + 1,
             env_steps=state.env_steps + sample.steps,
             episodes=state.episodes + episodes.count,
-            theta=theta,
             environment=sample.after if carry else None,
-            running_returns=episodes.running if carry else np.zeros(config.parallel_paths),
-            recent_returns=recent,
-            normalizer=normalizer,
-            baseline=baseline,
+            running_returns=episodes.running if carry else np.zeros(self.config.parallel_paths),
+            recent_returns=recent[-loop.RECENT_EPISODES :],
+            **learned,
         )
-        row = dict(report)
-        row |= loop.return_metrics(
-            episodes.returns, episodes.lengths, recent, self.environment.max_episode_steps
+        row = loop.metrics_row(
+            state,
+            after,
+            clock,
+            returns=episodes.returns,
+            lengths=episodes.lengths,
+            max_episode_steps=self.environment.max_episode_steps,
+            reward_mean=sample.trajectories.rewards.mean(),
+            outcome=report["outcome"],
         )
-        row |= {
-            "iteration": after.iteration,
-            "env_steps": after.env_steps,
-            "episodes": after.episodes,
-            "reward_mean": trajectories.rewards.mean(),
-            "accepted": report["outcome"] is trust_region.Outcome.ACCEPTED,
-            "outcome": report["outcome"].name.lower(),
-            "seconds_sampling": sampled - started,
-            "seconds_update": updated - sampled,
-            "steps_per_second": sample.steps / (updated - started),
-        }
-        return after, row
+        return after, {**report, **row}
+
+    def _sample(self, state, key, fresh):
+        """Returns what the sampler's tasks give, joined."""
+        normalize = state.normalizer or np.asarray
+        tasks = self.sampler.tasks(None if fresh else state.environment, key, normalize)
+        return self.sampler.join(self._workers.map(state.theta, tasks))
+
+    def _learn(self, state, sample, key) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Returns (the fields of the state that a finite sample changes, report of the update)."""
+        estimate = self._estimator(
+            sample,
+            state.baseline,
+            state.normalizer or np.asarray,
+            key.generator(Purpose.BASELINE_FIT),
+        )
+        theta, report = self._update(
+            state.theta,
+            self._read(estimate.batch),
+            key.generator(Purpose.FISHER_STATES),
+            estimate.kl_batch and self._read(estimate.kl_batch),
+        )
+        baseline, normalizer = estimate.baseline, state.normalizer
+        if not _all_finite(baseline):
+            self._complain("the value function's fit is not finite", state)
+            baseline = state.baseline
+        if normalizer is not None:
+            observations = sample.trajectories.observations
+            normalizer = normalizer.update(observations.reshape(-1, observations.shape[-1]))
+            if not _all_finite(dataclasses.asdict(normalizer)):
+                self._complain("the observations' statistics are not finite", state)
+                normalizer = state.normalizer
+        learned = {"theta": theta, "baseline": baseline, "normalizer": normalizer}
+        return learned, {**report, "explained_variance": estimate.explained_variance}
+
+    def _episodes(self, state, sample, fresh) -> episodes_lib.Episodes:
+        """Returns the episodes that ended in a sample, with finite returns."""
+        running = np.zeros(self.config.parallel_paths) if fresh else state.running_returns
+        # Only the first episode of a fresh path as long as the time limit counts: episodes that
+        # finish later within the path are biased short.
+        whole = fresh and self.config.path_length >= self.environment.max_episode_steps
+        found = episodes_lib.ended_episodes(sample.trajectories, running, first_only=whole)
+        finite = np.isfinite(found.returns)
+        return dataclasses.replace(
+            found, returns=found.returns[finite], lengths=found.lengths[finite]
+        )
+
+    def _complain(self, what: str, state: State) -> None:
+        task, iteration = self.config.task, state.iteration + 1
+        logging.error("task %s, iteration %d: %s; the old state is kept", task, iteration, what)
 
     def _read(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Returns those of a batch's arrays that the update reads."""
         return {name: array for name, array in batch.items() if name in self._update.array_names}
+
+
+def _all_finite(arrays: Mapping[str, np.ndarray]) -> bool:
+    return all(bool(np.isfinite(array).all()) for array in arrays.values())
