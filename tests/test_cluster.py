@@ -12,12 +12,11 @@ import time
 import numpy as np
 import pytest
 import ray
+from helpers import assert_equal, final
 from ray import cluster_utils
 
 from experiments import configs
 from trpo_repro import cluster, runs
-from trpo_repro.analysis import curves
-from trpo_repro.runs import metrics
 
 ROOT = pathlib.Path(__file__).parent.parent
 PONG = dataclasses.replace(
@@ -37,13 +36,6 @@ def two_nodes():
     yield nodes, nodes.add_node(num_cpus=1)
     ray.shutdown()
     nodes.shutdown()
-
-
-def _final(config, directory):
-    runs.run(config, directory, resume=False)
-    table = curves.read(directory / "metrics.csv")
-    columns = {name: column for name, column in table.items() if name not in metrics.TIMES}
-    return columns, runs.load_state(directory).to_arrays()
 
 
 def _when(condition, action):
@@ -70,12 +62,10 @@ def test_pong_on_two_nodes_of_which_one_is_lost(tmp_path, two_nodes):
         lambda: nodes.remove_node(second, allow_graceful=False),
     )
     settings = dataclasses.replace(PONG, workers=2, ray_address=nodes.address)
-    there = _final(settings, tmp_path / "there")
+    there = final(settings, tmp_path / "there")
     killer.join()
-    here = _final(PONG, tmp_path / "here")
-    for ours, theirs in zip(here, there, strict=True):
-        for name, array in ours.items():
-            np.testing.assert_array_equal(array, theirs[name], err_msg=name)
+    here = final(PONG, tmp_path / "here")
+    assert_equal(here, there)
 
 
 @pytest.mark.slow

@@ -1,24 +1,12 @@
 """From samples to batches: what is bootstrapped, weighted and centered."""
 
 import numpy as np
+from helpers import linear_setting
 
 from trpo_repro.environments import cartpole
 from trpo_repro.estimation import estimators
-from trpo_repro.policies import policy as policy_lib
 from trpo_repro.randomness import Key
 from trpo_repro.sampling import single_path, vine
-
-
-def _setting():
-    environment = cartpole.CartPole()
-    policy = policy_lib.multilayer_perceptron_policy(
-        environment.observation_space,
-        environment.action_space,
-        hidden_sizes=(),
-        activation="tanh",
-        seed=0,
-    )
-    return environment, policy, policy.network.initial_parameters()
 
 
 def test_next_values_bootstrap_cuts_and_not_terminations():
@@ -42,7 +30,9 @@ def test_next_values_bootstrap_cuts_and_not_terminations():
 
 def test_states_are_weighted_by_their_time_in_the_episode():
     """An untrained cart-pole falls within 200 steps: times start again inside the paths."""
-    paths, *_ = single_path.sample_trajectories(*_setting(), Key(0), steps=200, states=3)
+    paths, *_ = single_path.sample_trajectories(
+        *linear_setting(cartpole.CartPole()), Key(0), steps=200, states=3
+    )
     states = estimators.state_arrays(paths, lambda x: 2 * x, 0.9)
     np.testing.assert_array_equal(states["observations"].reshape(200, 3, 4), 2 * paths.observations)
     time = np.zeros(3, int)
@@ -53,7 +43,7 @@ def test_states_are_weighted_by_their_time_in_the_episode():
 
 def test_q_values_of_a_state_have_mean_zero_and_its_own_observation():
     sample = vine.sample_vine(
-        *_setting(),
+        *linear_setting(cartpole.CartPole()),
         Key(0),
         states=2,
         trunk_length=50,

@@ -6,6 +6,7 @@ import pathlib
 
 import numpy as np
 import pytest
+from helpers import assert_refused
 
 from experiments import atari, configs
 
@@ -78,7 +79,4 @@ def test_the_paper_budget_is_table_3():
     ],
 )
 def test_bad_input_is_one_line(script, arguments, message):
-    result = script("atari", *arguments)
-    assert result.returncode == 2
-    assert message in result.stderr
-    assert len(result.stderr.strip().splitlines()) == 1
+    assert_refused(script("atari", *arguments), message)

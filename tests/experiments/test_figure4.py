@@ -15,6 +15,7 @@ import time
 import numpy as np
 import pytest
 from absl import flags
+from helpers import assert_refused, write_run
 
 from experiments import configs, figure4, train
 from trpo_repro import runs
@@ -96,10 +97,7 @@ def test_smaller_batches_have_a_directory_of_their_own():
     ],
 )
 def test_bad_input_is_one_line(script, arguments, message):
-    result = script("figure4", *arguments)
-    assert result.returncode == 2
-    assert message in result.stderr
-    assert len(result.stderr.strip().splitlines()) == 1
+    assert_refused(script("figure4", *arguments), message)
 
 
 def _first(out):
@@ -149,17 +147,6 @@ def test_ctrl_c_then_the_same_command(tmp_path):
     assert [session["completed_iterations"] for session in sessions] == [0, done]
 
 
-def write_run(run, rewards):
-    """Writes a finished run's files, with a given reward per time step in each iteration."""
-    run.directory.mkdir(parents=True)
-    rewards = np.broadcast_to(rewards, run.config.iterations)
-    rows = ["iteration,env_steps,reward_per_step"]
-    rows += [f"{i + 1},{1000 * (i + 1)},{reward}" for i, reward in enumerate(rewards)]
-    (run.directory / "metrics.csv").write_text("\n".join(rows) + "\n")
-    record = {"config": dataclasses.asdict(run.config), "sessions": []}
-    (run.directory / "config.json").write_text(json.dumps(record))
-
-
 def test_the_best_of_a_sweep_by_final_performance_is_drawn(tmp_path):
     chosen = figure4.planned("medium", tmp_path, "swimmer/natural_gradient*")
     for run in chosen:
@@ -177,16 +164,6 @@ def test_the_best_of_a_sweep_by_final_performance_is_drawn(tmp_path):
     assert shlex.split(" ".join(chosen[0].arguments))[0] == "--task=swimmer"
 
 
-def _write_run(run, values):
-    """Writes a run's metrics.csv and config.json as if it had been made."""
-    run.directory.mkdir(parents=True)
-    lines = ["iteration,env_steps,reward_per_step,episode_length"]
-    lines += [f"{i + 1},{i + 1},{value},100" for i, value in enumerate(values)]
-    (run.directory / "metrics.csv").write_text("\n".join(lines) + "\n")
-    record = {"config": dataclasses.asdict(run.config), "sessions": []}
-    (run.directory / "config.json").write_text(json.dumps(record))
-
-
 def test_a_sweeps_second_round_is_the_best_of_its_first(tmp_path):
     """One value is not a number: it does not win. The second round has three seeds in full."""
     only = "hopper/natural_gradient*"
@@ -194,7 +171,7 @@ def test_a_sweeps_second_round_is_the_best_of_its_first(tmp_path):
     assert [run.wanted for run in first] == [50] * 5
     for run, value in zip(first, (np.nan, 1.0, 3.0, 2.0, 0.0), strict=True):
         assert len(figure4.planned("medium", tmp_path, only)) == 5
-        _write_run(run, [value] * 50)
+        write_run(run, [value] * 50)
     second = [run for run in figure4.planned("medium", tmp_path, only) if not run.screening]
     assert {run.setting for run in second} == {"natural_gradient_1"}
     assert [(run.config.seed, run.wanted) for run in second] == [(1, 200), (2, 200), (3, 200)]
@@ -204,7 +181,7 @@ def test_a_sweeps_second_round_is_the_best_of_its_first(tmp_path):
 def test_unfinished_seeds_far_behind_are_not_drawn(tmp_path):
     chosen = figure4.planned("medium", tmp_path, "walker/single_path/*")
     for run, count in zip(chosen, (60, 60, 3), strict=False):
-        _write_run(run, [0.0] * count)
+        write_run(run, [0.0] * count)
     drawn = figure4.drawable(chosen, "walker", "single_path")
     assert [run.config.seed for run in drawn] == [1, 2]
     asked = [dataclasses.replace(run, stop_at=3) for run in chosen]

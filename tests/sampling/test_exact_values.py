@@ -9,13 +9,13 @@ import dataclasses
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import linear_setting
 
 from trpo_repro import training
 from trpo_repro.config import Config
 from trpo_repro.environments import tabular
 from trpo_repro.estimation import returns, surrogates
 from trpo_repro.policies import distributions
-from trpo_repro.policies import policy as policy_lib
 from trpo_repro.randomness import Key
 from trpo_repro.sampling import single_path, vine
 from trpo_repro.theory import bounds, mdp
@@ -30,15 +30,7 @@ def setting():
     environment = tabular.Tabular(
         PROCESS.transitions, PROCESS.rewards, PROCESS.initial, max_episode_steps=HORIZON
     )
-    policy = policy_lib.multilayer_perceptron_policy(
-        environment.observation_space,
-        environment.action_space,
-        hidden_sizes=(),
-        activation="tanh",
-        seed=0,
-        output_scale=5.0,
-    )
-    theta = policy.network.initial_parameters()
+    _, policy, theta = linear_setting(environment, output_scale=5.0)
     logits = policy.network(theta, np.eye(4, dtype=np.float32)).numpy().astype(np.float64)
     return environment, policy, theta, logits
 

@@ -2,24 +2,13 @@
 
 import numpy as np
 import pytest
+from helpers import linear_setting
 
 from trpo_repro import environments
 from trpo_repro.environments import cartpole
 from trpo_repro.policies import policy as policy_lib
 from trpo_repro.randomness import Key, Purpose
 from trpo_repro.sampling import single_path
-
-
-def _cartpole(max_episode_steps=15):
-    environment = cartpole.CartPole(max_episode_steps)
-    policy = policy_lib.multilayer_perceptron_policy(
-        environment.observation_space,
-        environment.action_space,
-        hidden_sizes=(),
-        activation="tanh",
-        seed=0,
-    )
-    return environment, policy, policy.network.initial_parameters()
 
 
 def _sample(environment, policy, theta, **changes):
@@ -32,7 +21,7 @@ def _arrays(trajectories):
 
 
 def test_is_a_pure_function():
-    setting = _cartpole()
+    setting = linear_setting(cartpole.CartPole(15))
     first, first_states, _ = _sample(*setting)
     _sample(*setting, key=Key(4))
     second, second_states, _ = _sample(*setting)
@@ -44,7 +33,7 @@ def test_is_a_pure_function():
 
 def test_every_transition_is_the_environments():
     """Replayed one row and one step at a time; cut observations are those before the reset."""
-    environment, policy, theta = _cartpole()
+    environment, policy, theta = linear_setting(cartpole.CartPole(15))
     paths, final, _ = _sample(environment, policy, theta)
     assert paths.terminated.any()
     assert paths.truncated.any()
@@ -79,7 +68,7 @@ def test_every_transition_is_the_environments():
 
 
 def test_going_on_from_states_continues_them():
-    environment, policy, theta = _cartpole()
+    environment, policy, theta = linear_setting(cartpole.CartPole(15))
     _, states, _ = _sample(environment, policy, theta, steps=7)
     paths, *_ = _sample(environment, policy, theta, states=states, key=Key(9))
     np.testing.assert_array_equal(
@@ -90,7 +79,7 @@ def test_going_on_from_states_continues_them():
 
 def test_actions_have_the_policys_distribution():
     """Mean and deviation of the noise (action − mean) / σ over 20k draws, 5 standard errors."""
-    environment, policy, theta = _cartpole()
+    environment, policy, theta = linear_setting(cartpole.CartPole(15))
     paths, *_ = _sample(environment, policy, theta, steps=40, states=500)
     mean = policy.mode(theta, paths.observations.reshape(-1, 4)).reshape(40, 500)
     noise = paths.actions[..., 0] - mean  # the initial deviation is 1
@@ -101,7 +90,7 @@ def test_actions_have_the_policys_distribution():
 
 
 def test_policy_sees_normalized_observations():
-    environment, policy, theta = _cartpole()
+    environment, policy, theta = linear_setting(cartpole.CartPole(15))
     theta = theta + 0.5
     plain, *_ = _sample(environment, policy, theta, steps=1)
     shifted, *_ = _sample(environment, policy, theta, steps=1, normalize=lambda x: x + 1.0)
@@ -142,7 +131,7 @@ def test_mujoco_paths_sampled_in_two_parts_are_the_same_paths(task):
 
 
 def test_not_finite_numbers_are_noticed():
-    paths, *_ = _sample(*_cartpole())
+    paths, *_ = _sample(*linear_setting(cartpole.CartPole(15)))
     assert paths.finite
     paths.rewards[3, 2] = np.nan
     assert not paths.finite

@@ -3,11 +3,11 @@
 import gymnasium
 import numpy as np
 import pytest
+from helpers import linear_setting
 
 from trpo_repro import environments
 from trpo_repro.environments import cartpole
 from trpo_repro.policies import distributions
-from trpo_repro.policies import policy as policy_lib
 from trpo_repro.randomness import Key, Purpose
 from trpo_repro.sampling import single_path, vine
 
@@ -19,18 +19,6 @@ SIZES = {
     "rollout_length": 25,
     "discount": 0.9,
 }
-
-
-def _setting(environment=None):
-    environment = environment or cartpole.CartPole()
-    policy = policy_lib.multilayer_perceptron_policy(
-        environment.observation_space,
-        environment.action_space,
-        hidden_sizes=(),
-        activation="tanh",
-        seed=0,
-    )
-    return environment, policy, policy.network.initial_parameters()
 
 
 class _Counting(cartpole.CartPole):
@@ -56,7 +44,7 @@ def _discrete_cartpole():
 
 
 def test_is_a_pure_function():
-    setting = _setting()
+    setting = linear_setting(cartpole.CartPole())
     first = vine.sample_vine(*setting, Key(1), **SIZES)
     vine.sample_vine(*setting, Key(2), **SIZES)
     second = vine.sample_vine(*setting, Key(1), **SIZES)
@@ -73,7 +61,7 @@ def test_q_values_are_those_of_branches_rolled_out_one_by_one(task, common):
 
     1e-5: the policy's float32 products may round differently in batches of one row.
     """
-    environment, policy, theta = _setting(environments.make(task, threads=1))
+    environment, policy, theta = linear_setting(environments.make(task, threads=1))
     states = environment.initial(5, np.random.default_rng(0))
     states = type(states)(states.simulator, np.array([0, 0, 980, 999, 3]))  # near the time limit
     shape = (5, 3, *environment.action_space.shape)
@@ -112,7 +100,7 @@ def test_q_values_are_those_of_branches_rolled_out_one_by_one(task, common):
 
 
 def test_equal_first_actions_have_equal_futures_under_common_random_numbers():
-    environment, policy, theta = _setting()
+    environment, policy, theta = linear_setting(cartpole.CartPole())
     states = environment.initial(6, np.random.default_rng(0))
     actions = np.zeros((6, 4, 1), np.float32)
     arguments = {"length": 30, "discount": 0.99}
@@ -133,14 +121,14 @@ def test_equal_first_actions_have_equal_futures_under_common_random_numbers():
 
 
 def test_no_step_is_simulated_and_not_counted_or_counted_and_not_used():
-    environment, policy, theta = _setting(_Counting())
+    environment, policy, theta = linear_setting(_Counting())
     sample = vine.sample_vine(environment, policy, theta, Key(0), **SIZES)
     assert environment.rows == sample.trajectories.rewards.size + sample.branch_steps
     assert sample.branch_steps < 11 * 3 * 25  # some branches of this policy fell
 
 
 def test_rollout_states_are_distinct_trunk_states_uniformly_chosen():
-    setting = _setting()
+    setting = linear_setting(cartpole.CartPole())
     sample = vine.sample_vine(*setting, Key(0), **{**SIZES, "rollout_states": 120})
     np.testing.assert_array_equal(sample.state_index, np.arange(120))  # all, in order, none twice
     counts = np.zeros(120)
@@ -153,7 +141,7 @@ def test_rollout_states_are_distinct_trunk_states_uniformly_chosen():
 
 def test_restored_states_are_the_trunks_own():
     """The trunk's next reward follows from the restored state and the trunk's action."""
-    environment, policy, theta = _setting(environments.make("Hopper-v5", threads=1))
+    environment, policy, theta = linear_setting(environments.make("Hopper-v5", threads=1))
     keep = np.zeros((20, 3), bool)
     keep[[2, 7, 7, 15], [0, 1, 2, 2]] = True
     paths, _, kept = single_path.sample_trajectories(
@@ -164,7 +152,7 @@ def test_restored_states_are_the_trunks_own():
 
 
 def test_first_actions_are_independent_draws_from_q():
-    _, policy, theta = _setting()
+    _, policy, theta = linear_setting(cartpole.CartPole())
     observations = np.zeros((2000, 4), np.float32)
     generator = np.random.default_rng(0)
     actions, log_probs = vine.propose(policy, theta, observations, 4, None, generator)
@@ -177,7 +165,7 @@ def test_first_actions_are_independent_draws_from_q():
 
 
 def test_uniform_proposal_covers_small_action_sets_once():
-    environment, policy, theta = _setting(_discrete_cartpole())
+    environment, policy, theta = linear_setting(_discrete_cartpole())
     observations = np.zeros((5, 4), np.float32)
     space = environment.action_space
     draw = lambda count: vine.propose(  # noqa: E731
@@ -196,7 +184,7 @@ def test_uniform_proposal_covers_small_action_sets_once():
 def test_a_uniform_proposal_over_a_box_is_refused():
     """It would leave out what a Gaussian draws beyond the limits (Sec. 5.2)."""
     with pytest.raises(ValueError, match="proposal=uniform is not allowed with continuous actions"):
-        vine.sample_vine(*_setting(), Key(0), **SIZES, proposal="uniform")
+        vine.sample_vine(*linear_setting(cartpole.CartPole()), Key(0), **SIZES, proposal="uniform")
 
 
 def test_factored_actions_are_enumerated_too():
@@ -211,15 +199,17 @@ def test_what_vine_cannot_do_is_one_line():
         can_restore = False
 
     with pytest.raises(ValueError, match="vine needs to restore states, which cartpole cannot do"):
-        vine.sample_vine(*_setting(Forgetful()), Key(0), **SIZES)
+        vine.sample_vine(*linear_setting(Forgetful()), Key(0), **SIZES)
     with pytest.raises(ValueError, match="rollout_states=121 is not allowed: the trunks have 120"):
-        vine.sample_vine(*_setting(), Key(0), **{**SIZES, "rollout_states": 121})
+        vine.sample_vine(
+            *linear_setting(cartpole.CartPole()), Key(0), **{**SIZES, "rollout_states": 121}
+        )
 
 
 def test_q_values_of_transformed_rewards():
     """Of signs of cart-pole's positive rewards: the discounted number of steps, in closed form
     for branches that do not fall."""
-    environment, policy, theta = _setting()
+    environment, policy, theta = linear_setting(cartpole.CartPole())
     states = environment.initial(6, np.random.default_rng(0))
     actions = np.zeros((6, 2, 1), np.float32)
     arguments = (environment, policy, theta, Key(0), states, actions)

@@ -14,11 +14,10 @@ import numpy as np
 import pytest
 import ray
 import tensorflow as tf
+from helpers import assert_equal, final
 
 from experiments import configs
 from trpo_repro import cluster, runs, training
-from trpo_repro.analysis import curves
-from trpo_repro.runs import metrics
 from trpo_repro.sampling import workers
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -59,20 +58,6 @@ def _ray():
     ray.shutdown()
 
 
-def _final(config, directory):
-    """Returns all columns but times, and the last state's arrays."""
-    runs.run(config, directory, resume=False)
-    table = curves.read(directory / "metrics.csv")
-    columns = {name: column for name, column in table.items() if name not in metrics.TIMES}
-    return columns, runs.load_state(directory).to_arrays()
-
-
-def _assert_equal(first, second):
-    for ours, theirs in zip(first, second, strict=True):
-        for name, array in ours.items():
-            np.testing.assert_array_equal(array, theirs[name], err_msg=name)
-
-
 OTHERS = [
     pytest.param(VINE, id="pong vine", marks=pytest.mark.slow),
     pytest.param(HOPPER, id="hopper", marks=pytest.mark.slow),
@@ -83,27 +68,27 @@ OTHERS = [
 def test_any_number_of_workers_gives_the_same_bits(tmp_path, config):
     numbers = (1, 2, 4) if config is TINY else (1, 2)
     ends = [
-        _final(dataclasses.replace(config, workers=count), tmp_path / str(count))
+        final(dataclasses.replace(config, workers=count), tmp_path / str(count))
         for count in numbers
     ]
     for other in ends[1:]:
-        _assert_equal(ends[0], other)
+        assert_equal(ends[0], other)
 
 
 @pytest.mark.parametrize("config", [pytest.param(TINY, id="pong"), *OTHERS])
 def test_in_process_is_the_same(tmp_path, config):
     """Physics and rewards do not know where they run; the policies' sums are the same on these
     networks whatever the threads."""
-    _assert_equal(
-        _final(config, tmp_path / "here"),
-        _final(dataclasses.replace(config, workers=2), tmp_path / "there"),
+    assert_equal(
+        final(config, tmp_path / "here"),
+        final(dataclasses.replace(config, workers=2), tmp_path / "there"),
     )
 
 
 def test_a_killed_workers_task_runs_again(tmp_path, monkeypatch):
     """SIGKILL in the middle of a task; the run's metrics and parameters do not show it."""
     longer = dataclasses.replace(TINY, steps_per_iteration=1600, path_length=200, workers=2)
-    undisturbed = _final(longer, tmp_path / "undisturbed")
+    undisturbed = final(longer, tmp_path / "undisturbed")
     sample, begun = workers.RayWorkers.map, tmp_path / "begun"
     begun.mkdir()
 
@@ -129,7 +114,7 @@ def test_a_killed_workers_task_runs_again(tmp_path, monkeypatch):
         return results
 
     monkeypatch.setattr(workers.RayWorkers, "map", disturbed)
-    _assert_equal(undisturbed, _final(longer, tmp_path / "disturbed"))
+    assert_equal(undisturbed, final(longer, tmp_path / "disturbed"))
     tasks = [path.name.partition("_")[0] for path in begun.iterdir()]
     assert len(tasks) == longer.shards + 1  # one of them in two processes
 
@@ -152,7 +137,7 @@ def test_one_thread_and_all_cores_compute_the_same_bits():
 
 def test_workers_on_a_running_cluster(tmp_path):
     """The script joins this test's own cluster by its address."""
-    here = _final(TINY, tmp_path / "here")
+    here = final(TINY, tmp_path / "here")
     address = ray.get_runtime_context().gcs_address
     arguments = ["--task=pong", "--seed=1", "--iterations=2", "--steps_per_iteration=160"]
     arguments += ["--path_length=20", "--workers=2", f"--out={tmp_path / 'there'}"]
@@ -200,7 +185,7 @@ def test_results_are_in_the_order_of_the_tasks():
 
 @pytest.mark.slow
 def test_resume_on_another_number_of_workers(tmp_path):
-    whole = _final(dataclasses.replace(TINY, workers=2), tmp_path / "whole")
+    whole = final(dataclasses.replace(TINY, workers=2), tmp_path / "whole")
     part = dataclasses.replace(TINY, workers=1)
     runs.run(dataclasses.replace(part, iterations=1), tmp_path / "part", resume=False)
     state = runs.run(dataclasses.replace(part, workers=2), tmp_path / "part", resume=True)
@@ -211,7 +196,7 @@ def test_resume_on_another_number_of_workers(tmp_path):
 def test_a_signal_stops_a_run_on_workers_and_it_goes_on(tmp_path):
     """Ray has a handler of SIGTERM of its own, which must not end the run without a word."""
     longer = dataclasses.replace(TINY, iterations=3)
-    whole = _final(dataclasses.replace(longer, workers=2), tmp_path / "whole")
+    whole = final(dataclasses.replace(longer, workers=2), tmp_path / "whole")
     arguments = ["--task=pong", "--seed=1", "--iterations=3", "--steps_per_iteration=160"]
     arguments += ["--path_length=20", "--workers=2", f"--out={tmp_path / 'part'}"]
     command = [sys.executable, "experiments/train.py", *arguments]

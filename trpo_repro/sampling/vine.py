@@ -114,13 +114,7 @@ class VineSampler:
         key: Key,
         normalize: Callable[[np.ndarray], np.ndarray],
     ) -> list[Callable[..., Vine]]:
-        """Returns a pure function of (environment, policy, θ) for every shard.
-
-        Args:
-          states: states that the trunks continue from, or None to start afresh.
-          key: key of the iteration.
-          normalize: [B, ...] observations → what the policy sees.
-        """
+        """Returns each shard's task, as `SinglePathSampler.tasks` does."""
         settings = self._settings
         shards = single_path.shard_arguments(settings.shards, settings.trunks, states, key)
         return [
