@@ -150,7 +150,10 @@ class Script:
 def _run_script(command: Sequence[str], log: pathlib.Path) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as file, saved.stop_signals(signal.default_int_handler):
-        subprocess.run([sys.executable, *command], stdout=file, stderr=file, check=True)
+        # Of this tree, whatever the working directory is: its libraries are those imported here.
+        script = pathlib.Path(__file__).parent.parent / command[0]
+        command = [sys.executable, str(script), *command[1:]]
+        subprocess.run(command, stdout=file, stderr=file, check=True)
 
 
 UNITS: dict[str, Callable[[Plan], list[batch.Job]]] = {
