@@ -65,7 +65,8 @@ class Cluster:
             try:
                 self._ray.init(**options)
             except (ConnectionError, RuntimeError, ValueError) as error:
-                raise ValueError(f"ray_address={address}: {_first_line(error)}") from error
+                where = f"ray_address={address}" if address else "Ray cannot be started here"
+                raise ValueError(f"{where}: {_first_line(error)}") from error
 
     @property
     def cores(self) -> int:
