@@ -174,11 +174,11 @@ UNITS: dict[str, Callable[[Plan], list[batch.Job]]] = {
         "surrogate_variance", ("vine/surrogate_variance.csv",), minutes=12
     ),
     "Hopper-v5": Plan.gymnasium,
-    "hopper_and_walker": lambda plan: plan.figure4("hopper/*", "walker/*"),
     "swimmer_in_full": lambda plan: [
         *plan.figure4_until("swimmer/vine/*", None),
         *plan.figure4_until("swimmer/single_path/*", None),
     ],
+    "hopper_and_walker": lambda plan: plan.figure4("hopper/*", "walker/*"),
     "atari_round_1": lambda plan: plan.atari("single_path", configs.ATARI_ROUND),
     "atari_round_2": lambda plan: plan.atari("single_path", 2 * configs.ATARI_ROUND),
     "atari_round_3": lambda plan: plan.atari("single_path", 3 * configs.ATARI_ROUND),
