@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 
+from experiments import configs
 from trpo_repro import runs
 from trpo_repro.analysis import curves
 from trpo_repro.policies import policy as policy_lib
@@ -22,6 +23,12 @@ def linear_setting(environment, **changes):
         **changes,
     )
     return environment, policy, policy.network.initial_parameters()
+
+
+def short_pong(sampler="single_path", **changes):
+    """Returns two iterations of Pong in four shards, seed 1, with changes."""
+    preset = configs.preset("paper", "pong", sampler)
+    return dataclasses.replace(preset, **{"seed": 1, "iterations": 2, "shards": 4, **changes})
 
 
 def final(config, directory):

@@ -12,21 +12,14 @@ import time
 import numpy as np
 import pytest
 import ray
-from helpers import assert_equal, final
+from helpers import assert_equal, final, short_pong
 from ray import cluster_utils
 
 from experiments import configs
 from trpo_repro import cluster, runs
 
 ROOT = pathlib.Path(__file__).parent.parent
-PONG = dataclasses.replace(
-    configs.preset("paper", "pong"),
-    seed=1,
-    iterations=3,
-    steps_per_iteration=1600,
-    path_length=200,
-    shards=4,
-)
+PONG = short_pong(iterations=3, steps_per_iteration=1600, path_length=200)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ ALLOWED = {
     "theory": set(),
     "optimization": {"settings"},
     "environments": {"settings"},
-    "policies": {"optimization", "settings"},
+    "policies": {"settings"},
     "sampling": {"cluster", "environments", "policies", "randomness", "settings"},
     "estimation": {"optimization", "policies", "sampling", "settings"},
     "algorithms": {"estimation", "optimization", "policies", "settings"},

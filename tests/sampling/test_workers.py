@@ -14,31 +14,16 @@ import numpy as np
 import pytest
 import ray
 import tensorflow as tf
-from helpers import assert_equal, final
+from helpers import assert_equal, final, short_pong
 
 from experiments import configs
 from trpo_repro import cluster, runs, training
 from trpo_repro.sampling import workers
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
-TINY = dataclasses.replace(
-    configs.preset("paper", "pong"),
-    seed=1,
-    iterations=2,
-    steps_per_iteration=160,
-    path_length=20,
-    shards=4,
-)
-VINE = dataclasses.replace(
-    configs.preset("paper", "pong", "vine"),
-    seed=1,
-    iterations=2,
-    path_length=20,
-    trunks=4,
-    rollout_states=8,
-    rollouts_per_state=3,
-    rollout_length=5,
-    shards=4,
+TINY = short_pong(steps_per_iteration=160, path_length=20)
+VINE = short_pong(
+    "vine", path_length=20, trunks=4, rollout_states=8, rollouts_per_state=3, rollout_length=5
 )
 HOPPER = dataclasses.replace(
     configs.preset("paper", "hopper"),

@@ -11,8 +11,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trpo_repro.optimization import chunks, flat_network
-from trpo_repro.policies import networks
+from trpo_repro.optimization import chunks
+from trpo_repro.policies import flat_network, networks
 from trpo_repro.settings import Group, Readers, setting
 
 BaselineState = Mapping[str, np.ndarray]

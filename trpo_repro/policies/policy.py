@@ -7,8 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trpo_repro.optimization import flat_network
-from trpo_repro.policies import distributions, networks
+from trpo_repro.policies import distributions, flat_network, networks
 
 
 class Policy:

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trpo_repro.optimization import chunks, flat_network
+from trpo_repro.optimization import chunks
+from trpo_repro.policies import flat_network
 
 
 def _model():
