@@ -9,7 +9,6 @@ import multiprocessing
 import os
 import pathlib
 import shlex
-import shutil
 import signal
 import sys
 from collections.abc import Callable, Collection, Sequence
@@ -427,14 +426,16 @@ def _train(
     settings: config.Config, directory: pathlib.Path, stop_at: int | None, command: list[str]
 ) -> None:
     """Makes or resumes a run in this worker; what it prints goes to train.log."""
-    if not runs.can_resume(directory):  # what could not be continued is made again
-        shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / "train.log").open("a") as log:
         os.dup2(log.fileno(), sys.stdout.fileno())
         os.dup2(log.fileno(), sys.stderr.fileno())
-    resume = (directory / "config.json").exists()
-    runs.run(settings, directory, resume=resume, stop_at=stop_at, command=command)
+    resume = runs.can_resume(directory)  # what cannot be continued is made again
+    if not resume:
+        (directory / "evaluation.json").unlink(missing_ok=True)  # of the policy before
+    runs.run(
+        settings, directory, resume=resume, replace=not resume, stop_at=stop_at, command=command
+    )
 
 
 def finished(chosen: Sequence[Run], task: str, setting: str) -> list[Run]:

@@ -10,6 +10,7 @@ from scipy import optimize
 from experiments import configs
 from trpo_repro import environments, training
 from trpo_repro.algorithms import weighted_regression
+from trpo_repro.optimization import trust_region
 from trpo_repro.policies import policy as policy_lib
 
 METHODS = weighted_regression.METHODS
@@ -242,3 +243,27 @@ def test_categorical_bandit():
     theta = update.fit(policy.network.initial_parameters(), **rows)
     log_probs = policy.log_prob(theta, np.zeros((3, 1), np.float32), np.arange(3, dtype=np.int32))
     np.testing.assert_allclose(np.exp(log_probs), [0.15, 0.15, 0.7], atol=2e-3)
+
+
+@pytest.mark.parametrize("name", ["rwr", "reps"])
+@pytest.mark.parametrize("hidden", [(), (4,)], ids=["linear", "hidden"])
+@pytest.mark.parametrize("array", ["advantages", "observations", "actions"])
+@pytest.mark.parametrize("number", [np.nan, np.inf, 1e308])
+def test_numbers_out_of_range_refuse_the_update(name, hidden, array, number):
+    """Or leave θ finite: nothing raises."""
+    policy = _policy(hidden=hidden)
+    theta = policy.network.initial_parameters()
+    generator = np.random.default_rng(0)
+    batch = {
+        "observations": generator.standard_normal((50, 1)),
+        "actions": generator.standard_normal((50, 1)),
+        "advantages": generator.standard_normal(50),
+    }
+    batch[array][7] = number
+    with np.errstate(all="ignore"):
+        batch = {key: value.astype(np.float32) for key, value in batch.items()}
+        update = weighted_regression.WeightedRegression(policy, METHODS[name])
+        fitted, report = update(theta, batch)
+    assert np.isfinite(fitted).all()
+    if report["outcome"] is trust_region.Outcome.NOT_FINITE:
+        np.testing.assert_array_equal(fitted, theta)

@@ -61,8 +61,6 @@ def _assert_same_run(first, second):
         np.testing.assert_array_equal(column, _rows(second)[name], err_msg=name)
     ours, theirs = (runs.load_state(path) for path in (first, second))
     for name, array in ours.to_arrays().items():
-        if name == "search/pickle":  # the object of the cma package holds clocks
-            continue
         np.testing.assert_array_equal(array, theirs.to_arrays()[name], err_msg=name)
 
 
@@ -125,14 +123,6 @@ def test_lost_rows_of_metrics_are_an_error(tmp_path):
     (tmp_path / "metrics.csv").write_text("\n".join(lines[:-1]) + "\n")
     with pytest.raises(ValueError, match=r"metrics\.csv lacks rows of the 2 iterations"):
         runs.run(TINY, tmp_path, resume=True)
-
-
-def test_damaged_config_is_named(tmp_path):
-    runs.run(dataclasses.replace(TINY, iterations=1), tmp_path, resume=False)
-    for text in ("{broken", "{}", "[]"):
-        (tmp_path / "config.json").write_text(text)
-        with pytest.raises(ValueError, match=r"config\.json is damaged"):
-            runs.run(TINY, tmp_path, resume=True)
 
 
 def test_a_finished_run_has_nothing_to_resume(tmp_path, capsys):
@@ -257,11 +247,12 @@ def test_impossible_values_are_refused(change, message, tmp_path):
 
 
 class _Broken(cartpole.CartPole):
-    """Returns NaN in one row at one time of the second iteration."""
+    """Returns another number in one row at one time of the second iteration."""
 
-    def __init__(self, field):
+    def __init__(self, field, number=np.nan):
         super().__init__()
         self._field = field
+        self._number = number
         self._calls = 0
 
     def step(self, states, actions):
@@ -269,9 +260,9 @@ class _Broken(cartpole.CartPole):
         self._calls += 1
         if self._calls == 150:
             if self._field == "reward":
-                step.rewards[1] = np.nan
+                step.rewards[1] = self._number
             else:
-                step.states.simulator[1, 2] = np.nan
+                step.states.simulator[1, 2] = self._number
         return step
 
 
@@ -289,6 +280,19 @@ def test_not_finite_numbers_reject_the_step_and_training_goes_on(field, caplog):
         assert getattr(states[2], name) is getattr(states[1], name)
     assert "task cartpole, iteration 2" in caplog.text
     assert all(np.isfinite(row["return_recent"]) for row in rows)
+
+
+@pytest.mark.parametrize("number", [1e30, 1e300])
+def test_a_huge_reward_does_not_end_learning(number, caplog):
+    """A reward whose square, or itself, is out of float32's range: the value function and the
+    running statistics stay finite, and the next iterations learn."""
+    trainer = training.Trainer(FULL, _Broken("reward", number))
+    rows = []
+    for state, row in training.iterations(trainer, trainer.initial_state()):
+        rows.append(row)
+        assert all(np.isfinite(array).all() for array in state.baseline.values())
+    assert [row["outcome"] for row in rows][2:] == ["accepted", "accepted"]
+    assert "the value function's fit is not finite" in caplog.text
 
 
 def test_trpo_balances_the_pole():

@@ -1,10 +1,9 @@
-"""CMA-ES (Hansen and Ostermeier 1996) by the `cma` package, as a map of states."""
+"""CMA-ES (Hansen and Ostermeier 1996) by the `cmaes` package, as a map of states."""
 
 import dataclasses
-import pickle
 from collections.abc import Mapping
 
-import cma
+import cmaes
 import numpy as np
 from absl import logging
 
@@ -13,6 +12,7 @@ from trpo_repro.algorithms import cem
 Arrays = Mapping[str, np.ndarray]
 
 FULL_COVARIANCE_SIZE = 500  # parameters; beyond, a covariance's square root costs too much
+FULL_COVARIANCE = "_c_1d"  # the array that a search with a full covariance matrix has
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +20,7 @@ class CovarianceMatrixAdaptation(cem.SearchSettings):
     """Maximizes over vectors with a normal whose covariance is adapted.
 
     Up to FULL_COVARIANCE_SIZE parameters the covariance is a full matrix, beyond it is diagonal.
-    The state is the package's own object, pickled.
+    The state is the arrays of the package's search by the names that it gives them.
     """
 
     def initial_state(self, theta: np.ndarray) -> Arrays:
@@ -29,49 +29,47 @@ class CovarianceMatrixAdaptation(cem.SearchSettings):
         logging.info(
             "CMA-ES: %s covariance of %d parameters", "diagonal" if diagonal else "full", len(theta)
         )
-        options = {
-            "popsize": self.population,
-            "CMA_diagonal": diagonal,
-            "randn": _Normal(),
-            "verbose": -9,
-        }
-        return _dump(
-            cma.CMAEvolutionStrategy(theta.astype(np.float64), self.search_deviation, options)
+        search = (cmaes.SepCMA if diagonal else cmaes.CMA)(
+            mean=theta.astype(np.float64),
+            sigma=self.search_deviation,
+            population_size=self.population,
         )
+        state = _arrays(search)
+        # The best and worst values of past updates, which the package leaves unset.
+        return {**state, "_funhist_values": np.zeros_like(state["_funhist_values"])}
 
     def ask(self, state: Arrays, generator: np.random.Generator) -> tuple[np.ndarray, Arrays]:
         """Returns ([C, P] candidates, the state to tell their values to)."""
-        strategy = _load(state)
-        strategy.opts["randn"].generator = generator
-        candidates = np.stack(strategy.ask())
-        return candidates, _dump(strategy)
+        search = _search(state)
+        search.reseed_rng(int(generator.integers(2**32)))
+        candidates = np.stack([search.ask() for _ in range(self.population)])
+        return candidates, _arrays(search)
 
     def tell(self, state: Arrays, candidates: np.ndarray, values: np.ndarray) -> Arrays:
         """Returns the state after [C] values, to be maximized, of the [C, P] candidates."""
-        strategy = _load(state)
-        strategy.tell(list(candidates), (-values).tolist())
-        return _dump(strategy)
+        search = _search(state)
+        search.tell(list(zip(candidates, -values, strict=True)))
+        return _arrays(search)
 
     def mean(self, state: Arrays) -> np.ndarray:
         """Returns the middle of the search, [P]."""
-        return _load(state).mean
+        return state["_mean"]
 
 
-class _Normal:
-    """Standard normal numbers from a generator that is set before each use and never saved."""
-
-    generator: np.random.Generator
-
-    def __call__(self, *shape: int) -> np.ndarray:
-        return self.generator.standard_normal(shape)
-
-    def __getstate__(self):
-        return {}
+def _arrays(search: cmaes.CMA | cmaes.SepCMA) -> Arrays:
+    """Returns what the package would pickle, as arrays; what is None is left out."""
+    attributes = search.__getstate__()
+    return {name: np.array(value) for name, value in attributes.items() if value is not None}
 
 
-def _dump(strategy: cma.CMAEvolutionStrategy) -> Arrays:
-    return {"pickle": np.frombuffer(strategy.pickle_dumps(), np.uint8)}
-
-
-def _load(state: Arrays) -> cma.CMAEvolutionStrategy:
-    return pickle.loads(state["pickle"].tobytes())
+def _search(state: Arrays) -> cmaes.CMA | cmaes.SepCMA:
+    """Returns the search of `_arrays`; ValueError if they are not of one."""
+    if "_mean" not in state:
+        raise ValueError("the checkpoint's search is not one of this version; begin the run again")
+    kind = cmaes.CMA if FULL_COVARIANCE in state else cmaes.SepCMA
+    attributes = {
+        name: array.item() if array.ndim == 0 else array.copy() for name, array in state.items()
+    }
+    search = kind.__new__(kind)
+    search.__setstate__({"_bounds": None, "_B": None, "_D": None, **attributes})
+    return search

@@ -191,8 +191,11 @@ class WeightedRegression:
         else:
             weights = exponential_weights(advantages, self._method.temperature)
         weights = weights.astype(np.float32)
-        fitted = self.fit(theta, batch["observations"], batch["actions"], weights)
         outcome = trust_region.Outcome.ACCEPTED
+        try:
+            fitted = self.fit(theta, batch["observations"], batch["actions"], weights)
+        except np.linalg.LinAlgError:  # of numbers that are not finite, or whose squares are not
+            fitted = np.full_like(theta, np.nan)
         if not np.isfinite(fitted).all():
             fitted, outcome = theta, trust_region.Outcome.NOT_FINITE
         before, after, entropy = self._compare(theta, fitted, dict(batch))

@@ -10,12 +10,17 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
     """Returns a metrics.csv by column, [iterations] each; empty cells are NaN.
 
     Raises:
-      ValueError: the file has no rows.
+      ValueError: the file has no rows, or is damaged.
     """
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:  # with a byte order mark, or not
+            rows = list(csv.DictReader(file, restkey="", restval=None))
+    except (csv.Error, UnicodeError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
     if not rows:
         raise ValueError(f"{path} has no rows")
+    if any("" in row or None in row.values() for row in rows):
+        raise ValueError(f"{path} is damaged: its rows differ in length")
     columns = {}
     for name in rows[0]:
         cells = [row[name] for row in rows]

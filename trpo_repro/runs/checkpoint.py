@@ -14,6 +14,7 @@ from trpo_repro import files
 
 KEPT = 2
 _NAMES = "names of the arrays"
+_RUN = "run"
 
 
 class CheckpointError(Exception):
@@ -25,6 +26,7 @@ def save(
     iteration: int,
     arrays: Mapping[str, np.ndarray],
     *,
+    run: str = "",
     kept: int = KEPT,
     compressed: bool = False,
 ) -> None:
@@ -34,6 +36,7 @@ def save(
       directory: directory of the checkpoints; created if need be.
       iteration: completed iterations, the checkpoint's number.
       arrays: by name; object arrays are refused.
+      run: digest of the run that it belongs to.
       kept: checkpoints that stay, this one included.
       compressed: by zip's deflate.
 
@@ -43,7 +46,8 @@ def save(
     directory.mkdir(parents=True, exist_ok=True)
     write = np.savez_compressed if compressed else np.savez
     with files.replacing(directory / f"checkpoint-{iteration:08d}.npz") as file:
-        write(file, allow_pickle=False, **arrays, **{_NAMES: np.array(sorted(arrays))})
+        own = {_NAMES: np.array(sorted(arrays)), _RUN: np.array(run)}
+        write(file, allow_pickle=False, **arrays, **own)
     for path in _paths(directory)[:-kept]:
         path.unlink(missing_ok=True)
 
@@ -59,8 +63,12 @@ def exist(*directories: pathlib.Path) -> bool:
     return any(_paths(directory) for directory in directories)
 
 
-def load_latest(*directories: pathlib.Path) -> dict[str, np.ndarray]:
+def load_latest(*directories: pathlib.Path, run: str | None = None) -> dict[str, np.ndarray]:
     """Returns the arrays of the newest readable checkpoint; says which files are damaged.
+
+    Args:
+      directories: where to look.
+      run: digest of the run; a checkpoint of another counts as damaged. None takes any.
 
     Raises:
       CheckpointError: there is none.
@@ -71,16 +79,22 @@ def load_latest(*directories: pathlib.Path) -> dict[str, np.ndarray]:
         try:
             with np.load(path, allow_pickle=False) as archive:
                 arrays = dict(archive)
+            owner = arrays.pop(_RUN, None)
             if sorted(arrays.keys() - {_NAMES}) != arrays.pop(_NAMES).tolist():
                 raise ValueError("an array is missing")
+            if run is not None and owner is None:
+                logging.warning("checkpoint %s does not say of which run it is", path)
+            elif run is not None and str(owner) != run:
+                raise ValueError("it is of another run")
             return arrays
         except Exception as error:  # damage shows as almost any exception of the zip format
             damaged.append(str(path))
-            logging.error("checkpoint %s is damaged (%s); trying the one before", path, error)
+            logging.error("checkpoint %s is not usable (%s); trying the one before", path, error)
     if damaged:
-        raise CheckpointError(f"no readable checkpoint; damaged: {', '.join(damaged)}")
+        raise CheckpointError(f"no usable checkpoint; damaged or foreign: {', '.join(damaged)}")
     raise CheckpointError(f"no checkpoint in {', '.join(map(str, directories))}")
 
 
 def _paths(directory: pathlib.Path) -> list[pathlib.Path]:
-    return sorted(directory.glob("checkpoint-*.npz"))
+    # Only files: reading a named pipe would wait for ever.
+    return sorted(path for path in directory.glob("checkpoint-*.npz") if path.is_file())

@@ -57,14 +57,20 @@ class Writer:
         self._path = directory / "metrics.csv"
         kept = []
         if self._path.exists():
-            with self._path.open(newline="") as file:
-                kept = list(csv.reader(file))[1 : completed_iterations + 1]
+            try:
+                with self._path.open(newline="") as file:
+                    kept = list(csv.reader(file))[1 : completed_iterations + 1]
+            except (csv.Error, UnicodeError) as error:
+                raise ValueError(f"{self._path} is damaged: {error}") from error
         expected = [str(i) for i in range(1, completed_iterations + 1)]
         if [row[0] for row in kept if len(row) == len(COLUMNS)] != expected:
             raise ValueError(f"{self._path} lacks rows of the {completed_iterations} iterations")
         files.write_text(self._path, "".join(map(_line, [COLUMNS, *kept])))
+        board = directory / "tensorboard"
+        if board.exists() and not board.is_dir():
+            raise ValueError(f"{board} is not a directory; move it away")
         self._file = self._path.open("a", newline="")
-        self._board = tf.summary.create_file_writer(str(directory / "tensorboard"))
+        self._board = tf.summary.create_file_writer(str(board))
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Appends one row, to disk before it returns; columns that it lacks stay empty."""
@@ -85,14 +91,14 @@ class Writer:
 
 
 def _text(value: Any) -> str:
-    """Returns the shortest text that reads back as the same number; nothing for NaN."""
+    """Returns the shortest text that reads back as the same number; nothing if not finite."""
     if isinstance(value, str):
         return value
     if isinstance(value, (bool, np.bool_)):
         return str(int(value))
     if isinstance(value, (int, np.integer)):
         return str(value)
-    return "" if math.isnan(value) else str(value)
+    return str(value) if math.isfinite(value) else ""
 
 
 def _line(cells) -> str:

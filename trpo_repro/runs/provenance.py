@@ -20,7 +20,7 @@ PACKAGES = (
     "ale-py",
     "opencv-python-headless",
     "ray",
-    "cma",
+    "cmaes",
 )
 
 

@@ -2,8 +2,10 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import pathlib
+import shutil
 import signal
 import sys
 import threading
@@ -26,6 +28,7 @@ def run(
     directory: pathlib.Path,
     *,
     resume: bool,
+    replace: bool = False,
     stop_at: int | None = None,
     command: Sequence[str] | None = None,
 ) -> training.State | None:
@@ -40,6 +43,7 @@ def run(
       config: configuration of the run.
       directory: directory of the run.
       resume: continue from the directory's last checkpoint.
+      replace: a new run takes the place of the one that the directory holds.
       stop_at: leave the run unfinished after this many iterations in all.
       command: command of the session, for the record; this process's own when None.
 
@@ -51,12 +55,12 @@ def run(
       CheckpointError: no readable checkpoint.
       OSError: the directory cannot be written.
     """
-    checkpoints = directory / "checkpoints"
+    checkpoints, digest = directory / "checkpoints", _digest(config)
     state = None
     with contextlib.ExitStack() as stack:
         stack.enter_context(stop_signals(signal.default_int_handler))
         try:
-            trainer, state = _start(config, directory, stack, resume=resume, command=command)
+            trainer, state = _start(config, directory, stack, resume, replace, command)
             writer = metrics.Writer(directory, state.iteration)
             stack.callback(writer.close)
             progress = tqdm.tqdm(
@@ -75,7 +79,7 @@ def run(
                         saved_policies.save_policy(directory / "policy.npz", trainer.policy, after)
                     writer.write(row)
                     state = after
-                    checkpoint.save(checkpoints, state.iteration, state.to_arrays())
+                    checkpoint.save(checkpoints, state.iteration, state.to_arrays(), run=digest)
                 kl = f"KL {row['mean_kl']:.3g}, " if "mean_kl" in row else ""
                 progress.set_postfix_str(
                     f"return {row['return_recent']:.4g}, {kl}{row['steps_per_second']:.0f} steps/s"
@@ -86,7 +90,7 @@ def run(
         except KeyboardInterrupt:
             with stop_signals(signal.SIG_IGN):
                 if state is not None:
-                    checkpoint.save(checkpoints, state.iteration, state.to_arrays())
+                    checkpoint.save(checkpoints, state.iteration, state.to_arrays(), run=digest)
                     _leave(config, directory, trainer, state)
                 done = state.iteration if state else "no"
                 message = f"stopped; {done} iterations saved; continue with --resume"
@@ -105,21 +109,27 @@ def _leave(
     if training.ended(config, state):
         checkpoint.delete(directory)
     else:
-        arrays = state.to_arrays()
-        checkpoint.save(directory, state.iteration, arrays, kept=1, compressed=True)
+        checkpoint.save(
+            directory,
+            state.iteration,
+            state.to_arrays(),
+            run=_digest(config),
+            kept=1,
+            compressed=True,
+        )
 
 
 def _start(
     config: Config,
     directory: pathlib.Path,
     stack: contextlib.ExitStack,
-    *,
     resume: bool,
+    replace: bool,
     command: Sequence[str] | None,
 ) -> tuple[training.Trainer | training.BlackBoxTrainer, training.State]:
     """Returns trainer and first state; a new run's directory is made after all checks passed.
 
-    The stack closes the trainer.
+    The stack closes the trainer and gives the directory free.
     """
     record: dict[str, Any] = {"sessions": []}
     if resume:
@@ -128,22 +138,42 @@ def _start(
             before, now = record["config"].get(name), getattr(config, name)
             if before != now:
                 logging.warning("%s was %s before and is %s now", name, before, now)
-    elif (directory / "config.json").exists():
+    elif (directory / "config.json").exists() and not replace:
         raise ValueError(f"{directory} already holds a run; pass --resume or another --out")
     trainer = training.make_trainer(config)
     stack.callback(trainer.close)
-    if resume:
-        state = load_state(directory)
-    else:
-        state = trainer.initial_state()
-        checkpoint.save(directory / "checkpoints", 0, state.to_arrays())
+    checkpoints = directory / "checkpoints"
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    stack.enter_context(files.locked(directory))
+    for path in (directory, checkpoints):
+        files.delete_unfinished(path)
+    state = load_state(directory, config) if resume else trainer.initial_state()
+    session = provenance.describe_session(state.iteration, command)
+    if not resume:
+        _clear(directory)
+        checkpoint.save(checkpoints, 0, state.to_arrays(), run=_digest(config))
     if training.ended(config, state):
-        saved_policies.save_policy(directory / "policy.npz", trainer.policy, state)
         raised = "--iterations" if config.target_return is None else "--iterations, --target_return"
         message = f"{directory} ended after {state.iteration} iterations; raise {raised}"
         tqdm.tqdm.write(message, file=sys.stderr)
         return trainer, state
-    limit = trainer.environment.max_episode_steps
+    _warn_of_short_paths(config, trainer.environment.max_episode_steps)
+    for before in record["sessions"][-1:]:
+        if before["versions"] != session["versions"]:
+            logging.warning("%s: library versions have changed; numbers may differ", directory)
+    record = {"config": read_fields(config), "sessions": [*record["sessions"], session]}
+    files.write_text(directory / "config.json", json.dumps(record, indent=2) + "\n")
+    return trainer, state
+
+
+def _clear(directory: pathlib.Path) -> None:
+    """Deletes what a run before has left."""
+    for name in ("config.json", "metrics.csv", "policy.npz"):
+        (directory / name).unlink(missing_ok=True)
+    shutil.rmtree(directory / "tensorboard", ignore_errors=True)
+
+
+def _warn_of_short_paths(config: Config, limit: int) -> None:
     whole = config.algorithm in BLACK_BOX or config.path_length >= limit
     if config.fresh_paths and not whole:
         logging.warning(
@@ -152,16 +182,6 @@ def _start(
             config.path_length,
             limit,
         )
-    session = provenance.describe_session(state.iteration, command)
-    for before in record["sessions"][-1:]:
-        if before["versions"] != session["versions"]:
-            logging.warning("%s: library versions have changed; numbers may differ", directory)
-    record = {
-        "config": read_fields(config),
-        "sessions": [*record["sessions"], session],
-    }
-    files.write_text(directory / "config.json", json.dumps(record, indent=2) + "\n")
-    return trainer, state
 
 
 @contextlib.contextmanager
@@ -188,13 +208,19 @@ def _held_signals() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-def load_state(directory: pathlib.Path) -> training.State:
+def load_state(directory: pathlib.Path, config: Config | None = None) -> training.State:
     """Returns the last state that a run's directory holds.
 
+    Args:
+      directory: directory of the run.
+      config: configuration of the run; states of another count as damaged. None takes any.
+
     Raises:
-      CheckpointError: there is no readable one.
+      CheckpointError: there is no usable one.
     """
-    return training.State.from_arrays(checkpoint.load_latest(directory / "checkpoints", directory))
+    run = None if config is None else _digest(config)
+    arrays = checkpoint.load_latest(directory / "checkpoints", directory, run=run)
+    return training.State.from_arrays(arrays)
 
 
 def can_resume(directory: pathlib.Path) -> bool:
@@ -207,14 +233,10 @@ def check_resumable(config: Config, directory: pathlib.Path) -> dict[str, Any]:
     path = directory / "config.json"
     if not path.exists():
         raise ValueError(f"{directory} holds no run to resume")
-    try:
-        record = json.loads(path.read_text())
-        record["config"], record["sessions"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged: {error!r}") from error
-    asked = json.loads(json.dumps(read_fields(config)))
+    record = load_record(path)
+    asked = _as_json(read_fields(config))
     # What a run knew nothing of has its default value.
-    saved = {**json.loads(json.dumps(dataclasses.asdict(Config()))), **record["config"]}
+    saved = {**_as_json(dataclasses.asdict(Config())), **record["config"]}
     differing = [
         f"{name} is {saved[name]!r} there and {asked[name]!r} here"
         for name in sorted(asked)
@@ -226,6 +248,40 @@ def check_resumable(config: Config, directory: pathlib.Path) -> dict[str, Any]:
             "away, or give another --out"
         )
     return record
+
+
+def load_record(path: pathlib.Path) -> dict[str, Any]:
+    """Returns a config.json: the settings that its run reads, by name, and its sessions.
+
+    Raises:
+      ValueError: it is damaged.
+    """
+    try:
+        record = json.loads(path.read_text())
+        dicts = [record["config"], *(session["versions"] for session in record["sessions"])]
+        if not all(isinstance(members, dict) for members in dicts):
+            raise TypeError("config and versions must be objects")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: {error!r}") from error
+    return record
+
+
+def _as_json(fields: dict[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(fields))
+
+
+def _digest(config: Config) -> str:
+    """Returns a digest of what decides a run's states: what it reads and may not change.
+
+    Settings with their default value are left out, so that a new one changes no digest.
+    """
+    defaults = dataclasses.asdict(Config())
+    fields = {
+        name: value
+        for name, value in read_fields(config).items()
+        if value != defaults[name] and name not in FREE_ON_RESUME
+    }
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
 def read_fields(config: Config) -> dict[str, Any]:
