@@ -183,21 +183,13 @@ class WeightedRegression:
           kl_batch: none; there is no constraint on KL.
         """
         del generator, kl_batch
-        advantages = batch["advantages"].astype(np.float64)
-        if self._method.weighting is Weighting.RELATIVE_ENTROPY:
-            features = baselines.quadratic_features(batch["observations"])
-            bound = self._method.relative_entropy
-            weights, _ = relative_entropy_weights(advantages, features, bound)
-        else:
-            weights = exponential_weights(advantages, self._method.temperature)
-        weights = weights.astype(np.float32)
-        outcome = trust_region.Outcome.ACCEPTED
-        try:
-            fitted = self.fit(theta, batch["observations"], batch["actions"], weights)
-        except np.linalg.LinAlgError:  # of numbers that are not finite, or whose squares are not
-            fitted = np.full_like(theta, np.nan)
-        if not np.isfinite(fitted).all():
-            fitted, outcome = theta, trust_region.Outcome.NOT_FINITE
+        fitted, outcome = theta, trust_region.Outcome.NOT_FINITE
+        # LAPACK does not return from numbers that are not finite.
+        if all(np.isfinite(array).all() for array in batch.values()):
+            weights = self._weights(batch).astype(np.float32)
+            found = self.fit(theta, batch["observations"], batch["actions"], weights)
+            if np.isfinite(found).all():
+                fitted, outcome = found, trust_region.Outcome.ACCEPTED
         before, after, entropy = self._compare(theta, fitted, dict(batch))
         return fitted, {
             "surrogate_before": before.surrogate.numpy(),
@@ -208,6 +200,14 @@ class WeightedRegression:
             "step_norm": np.linalg.norm(fitted - theta),
             "outcome": outcome,
         }
+
+    def _weights(self, batch):
+        """Returns the weights of the batch's actions, [N], that sum to 1."""
+        advantages = batch["advantages"].astype(np.float64)
+        if self._method.weighting is Weighting.TEMPERATURE:
+            return exponential_weights(advantages, self._method.temperature)
+        features = baselines.quadratic_features(batch["observations"])
+        return relative_entropy_weights(advantages, features, self._method.relative_entropy)[0]
 
     def fit(
         self,
