@@ -184,9 +184,11 @@ def _atari_sampling(game: str) -> tuple[float, float]:
 
     def ours():
         nonlocal state
-        tasks = trainer.sampler.tasks(None, Key(0, state.iteration), np.asarray)
-        sample = trainer.sampler.join(trainer._workers.map(state.theta, tasks))
-        state = dataclasses.replace(state, iteration=state.iteration + 1, environment=sample.after)
+        tasks = trainer.sampler.shard_functions(None, Key(0, state.iteration), np.asarray)
+        sample = trainer.sampler.join(trainer.workers.map(state.theta, tasks))
+        state = dataclasses.replace(
+            state, iteration=state.iteration + 1, environment_states=sample.after
+        )
 
     def open_loop():
         for row in actions:
@@ -199,15 +201,15 @@ def _atari_sampling(game: str) -> tuple[float, float]:
 
 
 def _atari_branches() -> tuple[float, float]:
-    """Returns decisions per second of 8 × 4 branches of 100 decisions, and of 32 paths that go
-    on for as long, in this process."""
+    """Returns decisions per second of 8 × 4 branches of 100 decisions, and of 32 paths as long,
+    in this process."""
     trainer = training.Trainer(dataclasses.replace(_atari_config("pong"), workers=0))
     environment, policy = trainer.environment, trainer.policy
     theta = policy.network.initial_parameters()
     generator = np.random.default_rng(0)
     starts = environment.initial(8, generator)
     actions = generator.integers([3, 3, 2], size=(8, 4, 3)).astype(np.int32)
-    going = environment.initial(32, generator)
+    states = environment.initial(32, generator)
 
     def branches():
         vine.branch_values(
@@ -215,9 +217,9 @@ def _atari_branches() -> tuple[float, float]:
         )
 
     def paths():
-        nonlocal going
-        _, going, _ = single_path.sample_trajectories(
-            environment, policy, theta, Key(0), steps=100, states=going
+        nonlocal states
+        _, states, _ = single_path.sample_trajectories(
+            environment, policy, theta, Key(0), steps=100, states=states
         )
 
     of_branches, of_paths = _alternated(branches, paths)
@@ -329,7 +331,7 @@ def _products() -> tuple[float, float]:
     # gradient's are subtracted.
     product = tf.function(lambda: batch().fisher_product(vector))
     gradient = tf.function(lambda: batch().gradient()[1])
-    old = tf.function(lambda: batch()._rows["old"])
+    old = tf.function(lambda: batch().old_parameters)
 
     def many(function):
         return lambda: [function() for _ in range(20)]

@@ -81,7 +81,9 @@ def measure(task: str, states: int, repeats: int) -> list[dict]:
                 # Rewards are paid a step; their integral over time compares between Δt.
                 differences = differences * multiple
                 resampling = np.random.default_rng(0)
-                variance = intervals.of_statistic(variances.noise, differences, resampling)
+                variance = intervals.of_statistic(
+                    variances.difference_variance, differences, resampling
+                )
                 snr = intervals.of_statistic(variances.signal_to_noise, differences, resampling)
                 values = (task, own * multiple, seconds, length, common, *variance, *snr)
                 rows.append(dict(zip(COLUMNS, values, strict=True)))

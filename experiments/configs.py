@@ -196,7 +196,7 @@ class Budget:
       screening: by task, iterations of the first round of sweeps: one seed of every point; the
         second round runs the best in full.
       sweep_points: largest number of values of a sweep.
-      beside: whether the settings beside Figure 4 are run.
+      ablations: whether the settings beside Figure 4 are run.
     """
 
     changes: dict[str, dict[str, Any]]
@@ -205,11 +205,11 @@ class Budget:
     trpo_stop_at: dict[str, int] = dataclasses.field(default_factory=dict)
     screening: dict[str, int] = dataclasses.field(default_factory=dict)
     sweep_points: int = 99
-    beside: bool = True
+    ablations: bool = True
 
     def seeds_of(self, task: str, algorithm: str) -> int:
         """Returns the number of runs of a setting."""
-        return max(self.seeds[task], 5 if algorithm in TRPO and self.beside else 0)
+        return max(self.seeds[task], 5 if algorithm in TRPO and self.ablations else 0)
 
     def own_directory(self, task: str) -> bool:
         """Whether runs differ from the paper's by more than their number of iterations."""
@@ -226,7 +226,7 @@ BUDGETS: dict[str, Budget] = {
         vine=dict.fromkeys(PAPER, _TINY_VINE),
         seeds=dict.fromkeys(PAPER, 1),
         sweep_points=1,
-        beside=False,
+        ablations=False,
     ),
     # Figure 4 shows 50 iterations of cart-pole and swimmer.
     "medium": Budget(
@@ -253,7 +253,7 @@ def figure4_settings(task: str, budget: Budget) -> dict[str, tuple[str, Config]]
       budget: one of BUDGETS.
     """
     settings = {}
-    for name in (*FIGURE4[task], *(ABLATIONS_OF.get(task, ()) if budget.beside else ())):
+    for name in (*FIGURE4[task], *(ABLATIONS_OF.get(task, ()) if budget.ablations else ())):
         algorithm = ALGORITHMS[name]
         method = algorithm.changes.get("algorithm")
         sampler = algorithm.changes.get("sampler")

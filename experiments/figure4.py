@@ -5,8 +5,8 @@ python experiments/figure4.py --run --budget=medium --only='cartpole/*' --jobs=2
 python experiments/figure4.py --plot --budget=medium
 
 Runs are --out/TASK/SETTING/seed_N, with results as default (runs/figure4_smoke for smoke); those of
-a budget whose iterations are not Table 2's are in TASK_BUDGET. Finished runs are skipped, and
-interrupted ones continue. --plot draws what there is.
+a budget that changes more of Table 2 than the number of iterations are in TASK_BUDGET. Finished
+runs are skipped, and interrupted ones continue. --plot draws what there is.
 """
 
 import dataclasses

@@ -10,7 +10,7 @@ there, what it still needs by the rates measured so far, and the command that ma
 of a single one, the command of every run. --run makes what is missing; at the time limit, on Ctrl-C
 and on SIGTERM the runs save, and the same command continues them. A run that lacks iterations and
 has no checkpoint is made again. --report draws all figures and writes all tables, claims.md,
-results/README.md and the generated part of README.md, from what there is.
+results/README.md and the generated parts of README.md and WORKSPACE.md, from what there is.
 """
 
 import dataclasses

@@ -14,8 +14,8 @@ from typing import Any
 from absl import flags
 
 from experiments import cli, configs
+from trpo_repro import cluster, runs, settings
 from trpo_repro import config as config_lib
-from trpo_repro import runs, settings
 from trpo_repro.analysis import plots
 from trpo_repro.runs import checkpoint
 
@@ -110,7 +110,7 @@ def main(_):
     directory = pathlib.Path(cli.OUT.value or f"runs/{name}")
     try:
         state = runs.run(config, directory, resume=flags.FLAGS.resume, stop_at=flags.FLAGS.stop_at)
-    except (ValueError, checkpoint.CheckpointError) as error:
+    except (ValueError, checkpoint.CheckpointError, cluster.ClusterLostError) as error:
         cli.refuse(str(error))
     except OSError as error:
         cli.refuse(f"--out={directory} cannot be written: {error.strerror or error}")

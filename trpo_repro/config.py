@@ -79,59 +79,49 @@ class Config(
             "from 1 to 10000",
         )
         if self.algorithm not in trust_region.METHODS:
-            only = f"single_path with algorithm={self.algorithm}"
-            require(self.sampler == "single_path", "sampler", self.sampler, only)
+            self._fix(sampler="single_path")
+        if self.algorithm == "reps":  # has a value function of its own
+            self._fix(baseline="none")
+        if self.algorithm in BLACK_BOX:
+            self._fix(baseline="none", normalize_observations=False, fresh_paths=True)
         if self.is_atari:
             known = ", ".join(trust_region.METHODS)
-            require(
-                self.algorithm in trust_region.METHODS,
-                "algorithm",
-                self.algorithm,
-                f"one of {known} for Atari",
-            )
+            known_to_atari = self.algorithm in trust_region.METHODS
+            require(known_to_atari, "algorithm", self.algorithm, f"one of {known} for Atari")
             for name, needed in {"baseline": "none", "normalize_observations": False}.items():
                 value = getattr(self, name)
                 require(value == needed, name, value, f"{needed} for Atari")
-        if self.algorithm in BLACK_BOX:
-            fixed = {"baseline": "none", "normalize_observations": False, "fresh_paths": True}
-            for name, needed in fixed.items():
-                value = getattr(self, name)
-                require(value == needed, name, value, f"{needed} with algorithm={self.algorithm}")
         if self.sampler == "vine":
-            states = self.trunks * self.path_length
-            require(
-                self.rollout_states <= states,
-                "rollout_states",
-                self.rollout_states,
-                f"at most the {states} states of the trunks",
-            )
-            require(self.baseline == "none", "baseline", self.baseline, "none with vine")
-            # The covariance of the scores is the Fisher matrix only for actions from the policy.
-            if self.algorithm == "empirical_fim":
-                only = "policy with algorithm=empirical_fim"
-                require(self.proposal == "policy", "proposal", self.proposal, only)
-            for name in ("trunks", "rollout_states"):
-                value, allowed = getattr(self, name), f"a multiple of shards={self.shards}"
-                require(value % self.shards == 0, name, value, allowed)
-            return
-        require(
-            self.steps_per_iteration >= self.path_length,
-            "steps_per_iteration",
-            self.steps_per_iteration,
-            f"at least one path: path_length={self.path_length}",
-        )
-        require(
-            self.steps_per_iteration % self.path_length == 0,
-            "steps_per_iteration",
-            self.steps_per_iteration,
-            f"a multiple of path_length={self.path_length}",
-        )
-        require(
-            self.parallel_paths % self.shards == 0,
-            "shards",
-            self.shards,
-            f"a divisor of the {self.parallel_paths} paths",
-        )
+            self._check_vine()
+        else:
+            self._check_single_path()
+
+    def _fix(self, **needed):
+        """Raises ValueError unless settings have the values that the algorithm needs."""
+        for name, value in needed.items():
+            own = getattr(self, name)
+            require(own == value, name, own, f"{value} with algorithm={self.algorithm}")
+
+    def _check_vine(self):
+        states = self.trunks * self.path_length
+        allowed = f"at most the {states} states of the trunks"
+        require(self.rollout_states <= states, "rollout_states", self.rollout_states, allowed)
+        require(self.baseline == "none", "baseline", self.baseline, "none with vine")
+        # The covariance of the scores is the Fisher matrix only for actions from the policy.
+        if self.algorithm == "empirical_fim":
+            self._fix(proposal="policy")
+        for name in ("trunks", "rollout_states"):
+            value, allowed = getattr(self, name), f"a multiple of shards={self.shards}"
+            require(value % self.shards == 0, name, value, allowed)
+
+    def _check_single_path(self):
+        steps = self.steps_per_iteration
+        allowed = f"at least one path: path_length={self.path_length}"
+        require(steps >= self.path_length, "steps_per_iteration", steps, allowed)
+        allowed = f"a multiple of path_length={self.path_length}"
+        require(steps % self.path_length == 0, "steps_per_iteration", steps, allowed)
+        allowed = f"a divisor of the {self.parallel_paths} paths"
+        require(self.parallel_paths % self.shards == 0, "shards", self.shards, allowed)
 
     @property
     def is_atari(self) -> bool:

@@ -11,7 +11,7 @@ def test_statistics_of_known_samples():
     """Means 0 or 2 in two states, deviation 3: variance 9, signal 2, ratio 2/9; 5% at 20k."""
     generator = np.random.default_rng(0)
     samples = np.array([[0.0], [2.0]]) + 3 * generator.standard_normal((2, 20_000))
-    assert variances.noise(samples) == pytest.approx(9.0, rel=0.05)
+    assert variances.difference_variance(samples) == pytest.approx(9.0, rel=0.05)
     assert variances.signal_to_noise(samples) == pytest.approx(2 / 9, rel=0.05)
     noise_only = np.stack(
         [variances.signal_to_noise(generator.standard_normal((50, 10))) for _ in range(200)]

@@ -115,7 +115,7 @@ def test_one_thread_and_all_cores_compute_the_same_bits():
     trainer = training.Trainer(dataclasses.replace(TINY, workers=1))
     theta = trainer.policy.network.initial_parameters()
     theta += 0.1 * np.random.default_rng(1).standard_normal(theta.shape).astype(np.float32)
-    (there,) = trainer._workers.map(theta, [logits])
+    (there,) = trainer.workers.map(theta, [logits])
     trainer.close()
     np.testing.assert_array_equal(logits(None, trainer.policy, theta), there)
 

@@ -85,9 +85,15 @@ class PolicyUpdate:
           generator: chooses the states of the Fisher matrix.
           kl_batch: with separate_kl_states, the constraint's states: `observations` [M, ...], and
             `weights` [M]; stacked frames have the store of the batch's.
+
+        Returns:
+          θ', and the fields of `trust_region.Report` with the mean `entropy` of π_old, in nats.
+
+        Raises:
+          ValueError: kl_batch is missing, or given without separate_kl_states.
         """
         if self._separate == (kl_batch is None):
-            raise ValueError("kl_batch go with separate_kl_states, and only with it")
+            raise ValueError("kl_batch goes with separate_kl_states, and only with it")
         store = np.zeros(0, self._policy.observation_dtype.as_numpy_dtype)
         if self._stacked:
             store = batch["observations"].frames
@@ -203,6 +209,11 @@ class ChunkedMeans:
         batch = {name: self._batch[name] for name in ("old", "weights") if name in self._batch}
         return self._mean(of_chunk, batch, self._zero)
 
+    @property
+    def old_parameters(self):
+        """Distribution parameters at θ_old of the surrogate's states, [n, D]."""
+        return self._batch["old"]
+
     def fisher_product(self, vector):
         """Returns (1/n) Σ JᵀMJ v."""
 
@@ -251,7 +262,8 @@ class ChunkedMeans:
         return self._mean(of_chunk, self._fisher, tf.zeros_like(vector))
 
     def largest_quadratic_kl(self, vector):
-        """Returns max over states of vᵀJᵀMJ v: twice the largest KL of a small step v."""
+        """Returns max over the Fisher matrix's states of vᵀJᵀMJ v: twice the largest KL of a small
+        step v."""
 
         def of_chunk(chunk):
             with tf.autodiff.ForwardAccumulator(self._theta, vector) as accumulator:

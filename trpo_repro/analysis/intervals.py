@@ -11,7 +11,8 @@ RESAMPLES = 2000
 
 
 class Interval(NamedTuple):
-    """A number with the ends of its 95% interval; the ends are NaN for a single sample."""
+    """A number with the ends of its 95% interval; of one sample `of_mean` gives ends that are
+    NaN, and the others raise ValueError."""
 
     value: float
     low: float

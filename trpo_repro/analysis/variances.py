@@ -53,7 +53,7 @@ def value_differences(
     return (q_values[:, 0] - q_values[:, 1]).reshape(len(states), repeats)
 
 
-def noise(differences: np.ndarray) -> float:
+def difference_variance(differences: np.ndarray) -> float:
     """Returns the variance of [N, R] samples about their state's mean, averaged over states."""
     return float(differences.var(axis=1, ddof=1).mean())
 

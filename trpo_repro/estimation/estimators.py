@@ -166,7 +166,8 @@ def single_path_batch(
 def vine_batch(sample: vine.Vine, states: Arrays) -> dict[str, Any]:
     """Returns the rollout states with their Q-values, as eqs. 15 and 16 read them.
 
-    Each state's mean is taken off its Q-values, which changes neither (App. I).
+    Each state's mean is taken off its Q-values, which changes neither (App. I). They are float64,
+    for the caller to scale before float32.
     """
     return {
         **{name: array[sample.state_index] for name, array in states.items()},

@@ -39,7 +39,7 @@ def backtracking_line_search(
       evaluate: θ' → nest of scalars.
       acceptable: evaluation → bool scalar; comparisons with NaN make it False.
       factor: in (0, 1).
-      max_backtracks: points that may be refused before the search fails, less one.
+      max_backtracks: times that the step is shrunk; one point more is tried.
     """
 
     def candidate(j):

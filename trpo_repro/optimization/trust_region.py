@@ -75,7 +75,7 @@ class LineSearchSettings(
         0.8, "Factor by which the line search shrinks a refused step", above=0, below=1
     )
     max_backtracks: int = setting(
-        15, "Steps that the line search may refuse before it gives up", at_least=0
+        15, "Times that the line search shrinks a refused step before it gives up", at_least=0
     )
 
 

@@ -46,10 +46,6 @@ class FlatNetwork:
             for part, shape in zip(parts, self.shapes, strict=True)
         ]
 
-    def flatten(self, tensors: Sequence[tf.Tensor]) -> tf.Tensor:
-        """Returns tensors of `shapes` as one [P] vector."""
-        return tf.concat([tf.reshape(tensor, [-1]) for tensor in tensors], axis=0)
-
     def __call__(self, theta: tf.Tensor, inputs: tf.Tensor) -> tf.Tensor:
         """Returns the model's outputs at parameters θ."""
         return self._apply(self.unflatten(theta), inputs)

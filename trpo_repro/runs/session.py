@@ -53,6 +53,7 @@ def run(
     Raises:
       ValueError: the directory holds another run, or none to resume.
       CheckpointError: no readable checkpoint.
+      ClusterLostError: Ray's cluster ended; the run can be resumed.
       OSError: the directory cannot be written.
     """
     checkpoints, digest = directory / "checkpoints", _digest(config)

@@ -138,13 +138,13 @@ class SinglePathSample:
 
 
 class SinglePathSampler:
-    """Sec. 5.1, in shards: the tasks to run, and their results joined."""
+    """Sec. 5.1, in shards: a function of each, and their results joined."""
 
     def __init__(self, settings: Any):
         """Args: settings: PathSettings, SinglePathSettings and ShardSettings."""
         self._settings = settings
 
-    def tasks(
+    def shard_functions(
         self,
         states: environments.EnvironmentStates | None,
         key: Key,

@@ -91,7 +91,7 @@ class Vine:
 
 
 class VineSampler:
-    """Sec. 5.2, in shards: the tasks to run, and their results joined."""
+    """Sec. 5.2, in shards: a function of each, and their results joined."""
 
     def __init__(self, settings: Any, environment: environments.Environment):
         """Checks that the environment can be branched from.
@@ -108,13 +108,13 @@ class VineSampler:
         check_proposal(settings.proposal, environment.action_space)
         self._settings = settings
 
-    def tasks(
+    def shard_functions(
         self,
         states: environments.EnvironmentStates | None,
         key: Key,
         normalize: Callable[[np.ndarray], np.ndarray],
     ) -> list[Callable[..., Vine]]:
-        """Returns each shard's task, as `SinglePathSampler.tasks` does."""
+        """Returns each shard's function, as `SinglePathSampler.shard_functions` does."""
         settings = self._settings
         shards = single_path.shard_arguments(settings.shards, settings.trunks, states, key)
         return [

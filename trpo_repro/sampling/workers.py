@@ -1,4 +1,4 @@
-"""Where sample tasks run: in this process, or on Ray.
+"""Where shards are sampled: in this process, or on Ray.
 
 A task is a function of (environment, policy, θ) that is pure: it gives equal arrays wherever and
 however often it runs. So what a lost worker was doing is done again by another.
@@ -16,7 +16,7 @@ from trpo_repro import cluster, environments
 from trpo_repro.policies import policy as policy_lib
 from trpo_repro.settings import SAMPLED_ACTIONS, Group, Readers, setting
 
-SampleTask = Callable[[environments.Environment, policy_lib.Policy, np.ndarray], Any]
+ShardFunction = Callable[[environments.Environment, policy_lib.Policy, np.ndarray], Any]
 Build = Callable[[Any], tuple[environments.Environment, policy_lib.Policy]]
 
 
@@ -45,30 +45,30 @@ class ClusterSettings(
 
 
 class Workers(Protocol):
-    """Runs tasks."""
+    """Samples shards."""
 
-    def map(self, theta: np.ndarray, tasks: Sequence[SampleTask]) -> list[Any]:
-        """Returns the results of all tasks at θ, [P], in order."""
+    def map(self, theta: np.ndarray, shards: Sequence[ShardFunction]) -> list[Any]:
+        """Returns the results of all shards at θ, [P], in order."""
 
     def close(self) -> None:
         """Frees what the workers hold."""
 
 
 class InProcess:
-    """Runs tasks one after another in this process."""
+    """Samples shards one after another in this process."""
 
     def __init__(self, environment: environments.Environment, policy: policy_lib.Policy):
         self._arguments = environment, policy
 
-    def map(self, theta, tasks):
-        return [task(*self._arguments, theta) for task in tasks]
+    def map(self, theta, shards):
+        return [sample(*self._arguments, theta) for sample in shards]
 
     def close(self):
         pass
 
 
 class RayWorkers:
-    """Runs tasks on Ray, in processes that keep an environment and a policy on one TF thread."""
+    """Samples shards on Ray, in processes that keep environment and policy on one thread each."""
 
     def __init__(self, build: Build, config: Hashable, count: int, address: str = ""):
         """Connects to Ray.
@@ -76,7 +76,7 @@ class RayWorkers:
         Args:
           build: config → a worker's environment and policy; runs in the worker.
           config: configuration of the run.
-          count: number of tasks that may run at one time.
+          count: number of shards that may be sampled at one time.
           address: address of a running cluster; a local one is started when empty.
 
         Raises:
@@ -89,17 +89,17 @@ class RayWorkers:
             self.close()
             raise ValueError(f"workers={count} is not allowed: the cluster has {cores} cores")
 
-    def map(self, theta, tasks):
+    def map(self, theta, shards):
         shared = self._build, self._config, theta
-        return self._cluster.map(_run, shared, tasks, self._count)
+        return self._cluster.map(_run, shared, shards, self._count)
 
     def close(self):
         self._cluster.close()
 
 
-def _run(shared: tuple[Build, Hashable, np.ndarray], task: SampleTask) -> Any:
+def _run(shared: tuple[Build, Hashable, np.ndarray], sample: ShardFunction) -> Any:
     build, config, theta = shared
-    return task(*_built(build, config), theta)
+    return sample(*_built(build, config), theta)
 
 
 @functools.lru_cache(maxsize=1)

@@ -63,7 +63,7 @@ class BlackBoxTrainer:
             env_steps=0,
             episodes=0,
             theta=theta,
-            environment=None,
+            environment_states=None,
             running_returns=np.zeros(0),
             recent_returns=np.zeros(0),
             normalizer=None,

@@ -110,7 +110,7 @@ def make_update(
 def make_workers(
     config: Config, environment: environments.Environment, policy: policy_lib.Policy
 ) -> workers.Workers:
-    """Returns what runs the sampler's tasks: this process, or Ray."""
+    """Returns what runs the sampler's shards: this process, or Ray."""
     if not config.workers:
         return workers.InProcess(environment, policy)
     useful = min(config.workers, config.shards)

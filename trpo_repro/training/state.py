@@ -18,8 +18,8 @@ class State:
       env_steps: environment steps simulated.
       episodes: episodes ended.
       theta: [P] policy parameters.
-      environment: states to continue from, or None to start afresh.
-      running_returns: [B] rewards so far of the episodes in `environment`.
+      environment_states: states to continue from, or None to start afresh.
+      running_returns: [B] rewards so far of the episodes in `environment_states`.
       recent_returns: [≤ 100] undiscounted returns of the last episodes.
       normalizer: normalizer of observations, or None.
       baseline: arrays of the value function.
@@ -30,7 +30,7 @@ class State:
     env_steps: int
     episodes: int
     theta: np.ndarray
-    environment: environments.EnvironmentStates | None
+    environment_states: environments.EnvironmentStates | None
     running_returns: np.ndarray
     recent_returns: np.ndarray
     normalizer: normalization.ObservationNormalizer | None
@@ -49,8 +49,8 @@ class State:
             "baseline": self.baseline,
             "search": self.search,
         }
-        if self.environment is not None:
-            groups["environment"] = self.environment.to_arrays()
+        if self.environment_states is not None:
+            groups["environment"] = self.environment_states.to_arrays()
         if self.normalizer is not None:
             groups["normalizer"] = dataclasses.asdict(self.normalizer)
         for group, members in groups.items():
@@ -75,7 +75,9 @@ class State:
             env_steps,
             episodes,
             theta=arrays["theta"],
-            environment=environments.states_from_arrays(environment) if environment else None,
+            environment_states=environments.states_from_arrays(environment)
+            if environment
+            else None,
             running_returns=arrays["running_returns"],
             recent_returns=arrays["recent_returns"],
             normalizer=normalization.ObservationNormalizer(**normalizer) if normalizer else None,

@@ -37,11 +37,11 @@ class Trainer:
         self._update = factories.make_update(config, self.environment, self.policy, self._estimator)
         if config.workers and environment is not None:
             raise ValueError("workers make their own environments: workers must be 0 with one")
-        self._workers = factories.make_workers(config, self.environment, self.policy)
+        self.workers = factories.make_workers(config, self.environment, self.policy)
 
     def close(self) -> None:
         """Ends the sampling workers."""
-        self._workers.close()
+        self.workers.close()
 
     def initial_state(self) -> State:
         """Returns the state before the first iteration."""
@@ -55,7 +55,7 @@ class Trainer:
             env_steps=0,
             episodes=0,
             theta=self.policy.network.initial_parameters(),
-            environment=None,
+            environment_states=None,
             running_returns=np.zeros(config.parallel_paths),
             recent_returns=np.zeros(0),
             normalizer=normalizer,
@@ -65,7 +65,7 @@ class Trainer:
     def iterate(self, state: State) -> tuple[State, dict[str, Any]]:
         """Returns the state after one policy iteration, and its row of metrics."""
         key, clock = Key(self.config.seed, state.iteration), loop.Clock()
-        fresh = self.config.fresh_paths or state.environment is None
+        fresh = self.config.fresh_paths or state.environment_states is None
         sample = self._sample(state, key, fresh)
         clock.sampled()
         if sample.finite:
@@ -82,7 +82,7 @@ class Trainer:
             iteration=state.iteration + 1,
             env_steps=state.env_steps + sample.steps,
             episodes=state.episodes + episodes.count,
-            environment=sample.after if carry else None,
+            environment_states=sample.after if carry else None,
             running_returns=episodes.running if carry else np.zeros(self.config.parallel_paths),
             recent_returns=recent[-loop.RECENT_EPISODES :],
             **learned,
@@ -100,10 +100,12 @@ class Trainer:
         return after, {**report, **row}
 
     def _sample(self, state, key, fresh):
-        """Returns what the sampler's tasks give, joined."""
+        """Returns what the sampler's shards give, joined."""
         normalize = state.normalizer or np.asarray
-        tasks = self.sampler.tasks(None if fresh else state.environment, key, normalize)
-        return self.sampler.join(self._workers.map(state.theta, tasks))
+        functions = self.sampler.shard_functions(
+            None if fresh else state.environment_states, key, normalize
+        )
+        return self.sampler.join(self.workers.map(state.theta, functions))
 
     def _learn(self, state, sample, key) -> tuple[dict[str, Any], dict[str, Any]]:
         """Returns (the fields of the state that a finite sample changes, report of the update)."""
