@@ -281,7 +281,8 @@ def preset(
     """Returns the settings of a preset for a task.
 
     For a task that is not the paper's own, `paper` means Table 2's Hopper column (Swimmer's for
-    `swimmer_root_joint`); for an Atari game it means Table 3.
+    `swimmer_root_joint`), or cart-pole's settings if the task is not built in; for an Atari game it
+    means Table 3.
 
     Args:
       name: one of PRESETS.
@@ -306,7 +307,8 @@ def preset(
         vine = {"sampler": "vine", **ATARI_VINE} if sampler == "vine" else {}
         return dataclasses.replace(start, **vine)
     column = task.removesuffix("_root_joint")
-    column = column if column in PAPER else "hopper"
+    if column not in PAPER:
+        column = "cartpole" if environments.is_gymnasium(task) else "hopper"
     start = dataclasses.replace(PAPER[column], task=task)
     if algorithm in BLACK_BOX:
         return dataclasses.replace(start, algorithm=algorithm, population=PAPER_POPULATION[column])

@@ -4,7 +4,7 @@ import dataclasses
 
 from trpo_repro import environments
 from trpo_repro.algorithms import cem, cma, weighted_regression
-from trpo_repro.environments import atari, mujoco
+from trpo_repro.environments import adaptor, atari, mujoco
 from trpo_repro.estimation import baselines, returns
 from trpo_repro.optimization import trust_region
 from trpo_repro.policies import networks, normalization
@@ -23,8 +23,8 @@ ALGORITHMS = (*METHODS, *BLACK_BOX)
 class RunSettings(Group, title="Run"):
     task: str = setting(
         "swimmer",
-        f"Task: cartpole, {', '.join(mujoco.TASKS)}, or an Atari game by the name of its ROM, such "
-        "as pong",
+        f"Task: cartpole, {', '.join(mujoco.TASKS)}, an Atari game by the name of its ROM, such as "
+        "pong, or an environment of Gymnasium, such as Pendulum-v1 or my_package:MyEnv-v0",
     )
     algorithm: str = setting("trpo", "Algorithm", choices=ALGORITHMS)
     sampler: str = setting("single_path", "Sampler", choices=("single_path", "vine"))
@@ -59,6 +59,7 @@ class Config(
     cem.EliteSettings,
     population.PopulationSettings,
     atari.AtariSettings,
+    adaptor.GymnasiumSettings,
     mujoco.ThreadSettings,
     workers.ShardSettings,
     workers.ClusterSettings,
@@ -91,6 +92,10 @@ class Config(
             for name, needed in {"baseline": "none", "normalize_observations": False}.items():
                 value = getattr(self, name)
                 require(value == needed, name, value, f"{needed} for Atari")
+        adaptor.parse_arguments(self.env_kwargs)
+        if self.is_gymnasium:
+            allowed = "0 for tasks that are not built in; see --env_processes"
+            require(self.workers == 0, "workers", self.workers, allowed)
         if self.sampler == "vine":
             self._check_vine()
         else:
@@ -127,6 +132,11 @@ class Config(
     def is_atari(self) -> bool:
         """Whether the task is an Atari game."""
         return environments.is_atari(self.task)
+
+    @property
+    def is_gymnasium(self) -> bool:
+        """Whether the task is not built in."""
+        return environments.is_gymnasium(self.task)
 
     @property
     def parallel_paths(self) -> int:

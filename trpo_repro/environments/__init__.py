@@ -1,10 +1,11 @@
 """Functional, batched environments: see `base.Environment`."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
-from trpo_repro.environments import atari, cartpole, mujoco
+from trpo_repro.environments import adaptor, atari, cartpole, mujoco
 from trpo_repro.environments.base import Environment, EnvironmentStates, Step
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "EnvironmentStates",
     "Step",
     "is_atari",
+    "is_gymnasium",
     "make",
     "states_from_arrays",
     "task_names",
@@ -19,7 +21,7 @@ __all__ = [
 
 
 def task_names() -> tuple[str, ...]:
-    """Returns the names that `make` accepts, Atari games last."""
+    """Returns the names of the built-in tasks, Atari games last."""
     return ("cartpole", *mujoco.TASKS, *atari.games())
 
 
@@ -28,13 +30,23 @@ def is_atari(name: str) -> bool:
     return name in atari.games()
 
 
+def is_gymnasium(name: str) -> bool:
+    """Whether a task is not built in, but an environment that Gymnasium makes."""
+    return name not in task_names()
+
+
 def check_task(name: str) -> None:
     """Raises ValueError unless `make` accepts the name."""
-    if name not in task_names():
+    if not is_gymnasium(name):
+        return
+    try:
+        adaptor.check(name)
+    except ValueError as error:
         raise ValueError(
-            f"unknown task {name!r}; known: cartpole, {', '.join(mujoco.TASKS)}, and Atari games "
-            "by the names of their ROMs, such as pong or space_invaders"
-        )
+            f"unknown task {name!r}; known: cartpole, {', '.join(mujoco.TASKS)}, Atari games by "
+            "the names of their ROMs, such as pong or space_invaders, and what Gymnasium knows "
+            f"({error})"
+        ) from None
 
 
 def make(
@@ -44,24 +56,35 @@ def make(
     screen: str = "52x40",
     action_set: str = "factored",
     sticky_probability: float = 0.0,
+    env_kwargs: Mapping[str, Any] | None = None,
+    env_processes: bool = False,
+    copies: bool = False,
 ) -> Environment:
     """Returns the environment of a task.
 
     Args:
-      name: one of `task_names()`.
+      name: one of `task_names()`, or the id of an environment that Gymnasium knows, with the module
+        that registers it before a colon if need be: `my_package:MyEnv-v0`.
       threads: MuJoCo's simulator threads; all available cores when None.
       screen: size of Atari's frames, a key of `atari.SCREENS`.
       action_set: actions of Atari, one of `atari.ACTION_SETS`.
       sticky_probability: probability that a frame of Atari repeats the action before.
+      env_kwargs: arguments of `gymnasium.make` for what is not built in.
+      env_processes: step each of Gymnasium's environments in a process of its own.
+      copies: make Gymnasium's environments restorable, by copying their states at every step.
 
     Raises:
-      ValueError: unknown name.
+      ValueError: unknown name, or `adaptor.GymnasiumEnvironment` refuses.
     """
     check_task(name)
     if name == "cartpole":
         return cartpole.CartPole()
     if name in mujoco.TASKS:
         return mujoco.Mujoco(name, threads=threads)
+    if is_gymnasium(name):
+        return adaptor.GymnasiumEnvironment(
+            name, arguments=env_kwargs, processes=env_processes, copies=copies
+        )
     return atari.Atari(
         name, screen=screen, action_set=action_set, sticky_probability=sticky_probability
     )

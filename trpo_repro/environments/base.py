@@ -8,7 +8,7 @@ no other way to hold a simulator.
 import abc
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Self
+from typing import ClassVar, Self
 
 import gymnasium
 import numpy as np
@@ -25,10 +25,12 @@ class EnvironmentStates:
       simulator: [B, n] float64, all that the simulator's future depends on ([B] objects where
         a simulator has its own kind of state).
       elapsed: [B] int64, steps since the start of the episode.
+      can_save: whether `to_arrays` holds all that the future depends on.
     """
 
     simulator: np.ndarray
     elapsed: np.ndarray
+    can_save: ClassVar[bool] = True
 
     def __len__(self) -> int:
         return len(self.elapsed)

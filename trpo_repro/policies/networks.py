@@ -111,21 +111,30 @@ class ChannelsLast(keras.layers.Layer):
 
 
 def convolutional(
-    frame_shape: Sequence[int], output_size: int, *, output_scale: float, seed: int
+    image_shape: Sequence[int],
+    output_size: int,
+    *,
+    stacked_frames: bool,
+    output_scale: float,
+    seed: int,
+    log_std: float | None = None,
 ) -> keras.Model:
-    """Returns the paper's network for Atari, [N, 4, H, W] uint8 → [N, output_size].
+    """Returns the paper's network for Atari, uint8 images [N, ...] → [N, output_size].
 
     Two convolutions of 16 filters of 4 × 4 with stride 2 and tanh, no pooling or padding, and 20
     tanh units (Sec. 8.2, App. E): 33,500 parameters for four frames of 52 × 40 and 8 outputs.
 
     Args:
-      frame_shape: (4, H, W), four stacked frames.
+      image_shape: (4, H, W) of four stacked frames, or (H, W, C).
       output_size: columns of the last layer.
+      stacked_frames: whether the images are stacked frames.
       output_scale: variance scale of the last layer's initial weights (1 is Glorot's).
       seed: seed of the initial weights.
+      log_std: initial log standard deviation; doubles the output with `AppendLogStd`.
     """
-    inputs = keras.Input(tuple(frame_shape), dtype="uint8")
-    outputs = keras.layers.Rescaling(1 / 255)(ChannelsLast(dtype="uint8")(inputs))
+    inputs = keras.Input(tuple(image_shape), dtype="uint8")
+    images = ChannelsLast(dtype="uint8")(inputs) if stacked_frames else inputs
+    outputs = keras.layers.Rescaling(1 / 255)(images)
 
     def glorot(i):
         return keras.initializers.GlorotUniform(seed=seed * 100 + i)
@@ -144,4 +153,6 @@ def convolutional(
     outputs = keras.layers.Dense(output_size, kernel_initializer=initializer, name="output")(
         outputs
     )
+    if log_std is not None:
+        outputs = AppendLogStd(log_std, name="gaussian")(outputs)
     return keras.Model(inputs, outputs)

@@ -159,18 +159,26 @@ def convolutional_policy(
     action_space: gymnasium.spaces.Space,
     *,
     seed: int,
-    output_scale: float = 0.01,
+    stacked_frames: bool = True,
+    initial_log_std: float = 0.0,
 ) -> Policy:
-    """Returns the paper's policy for Atari.
+    """Returns the paper's policy for Atari, or one like it for other images.
 
     Args:
-      observation_space: space of [4, H, W] stacked frames.
-      action_space: Discrete or MultiDiscrete.
+      observation_space: uint8 space of [4, H, W] stacked frames, or of [H, W, C] images.
+      action_space: Box, Discrete or MultiDiscrete.
       seed: seed of the initial weights.
-      output_scale: variance scale of the last layer's initial weights.
+      stacked_frames: whether the images are stacked frames.
+      initial_log_std: initial log standard deviation of Gaussian policies.
     """
     family = distributions.for_space(action_space)
+    gaussian = isinstance(family, distributions.DiagonalGaussian)
     model = networks.convolutional(
-        observation_space.shape, family.parameter_size, output_scale=output_scale, seed=seed
+        observation_space.shape,
+        family.parameter_size // 2 if gaussian else family.parameter_size,
+        stacked_frames=stacked_frames,
+        output_scale=0.01,
+        seed=seed,
+        log_std=initial_log_std if gaussian else None,
     )
     return Policy(model, family)

@@ -159,6 +159,10 @@ def _start(
         tqdm.tqdm.write(message, file=sys.stderr)
         return trainer, state
     _warn_of_short_paths(config, trainer.environment.max_episode_steps)
+    if config.is_gymnasium and not config.fresh_paths:
+        logging.warning(
+            "states of %s cannot be saved: resumed, the run begins new episodes", config.task
+        )
     for before in record["sessions"][-1:]:
         if before["versions"] != session["versions"]:
             logging.warning("%s: library versions have changed; numbers may differ", directory)

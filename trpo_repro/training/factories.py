@@ -5,6 +5,7 @@ import dataclasses
 from trpo_repro import environments, settings
 from trpo_repro.algorithms import policy_update, weighted_regression
 from trpo_repro.config import Config
+from trpo_repro.environments import adaptor
 from trpo_repro.estimation import baselines, estimators
 from trpo_repro.optimization import chunks
 from trpo_repro.policies import policy as policy_lib
@@ -22,6 +23,9 @@ def make_environment(config: Config) -> environments.Environment:
         screen=config.screen,
         action_set=config.action_set,
         sticky_probability=config.sticky_probability,
+        env_kwargs=adaptor.parse_arguments(config.env_kwargs),
+        env_processes=config.env_processes,
+        copies=config.sampler == "vine",
     )
 
 
@@ -34,8 +38,17 @@ def build_worker(config: Config) -> tuple[environments.Environment, policy_lib.P
 def make_policy(config: Config, environment: environments.Environment) -> policy_lib.Policy:
     """Returns the configuration's policy for an environment."""
     space = environment.observation_space
-    if environment.frame_stack > 1:
-        return policy_lib.convolutional_policy(space, environment.action_space, seed=config.seed)
+    if len(space.shape) == 3:
+        for name, needed in {"baseline": "none", "normalize_observations": False}.items():
+            value = getattr(config, name)
+            settings.require(value == needed, name, value, f"{needed} for images")
+        return policy_lib.convolutional_policy(
+            space,
+            environment.action_space,
+            seed=config.seed,
+            stacked_frames=environment.frame_stack > 1,
+            initial_log_std=config.initial_log_std,
+        )
     settings.require(
         config.skip_inputs < space.shape[0],
         "skip_inputs",
@@ -95,15 +108,15 @@ def make_update(
     """Returns the update of the configuration's algorithm."""
     if isinstance(config.method, weighted_regression.Method):
         return weighted_regression.WeightedRegression(policy, config.method)
-    stacked_frames = environment.frame_stack > 1
+    from_pixels = len(environment.observation_space.shape) == 3
     return policy_update.PolicyUpdate(
         policy,
         estimator.surrogate,
         config.method,
         separate_kl_states=estimator.separate_kl_states,
         weighted_states=config.state_weighting == "discounted",
-        stacked_frames=stacked_frames,
-        chunk_size=PIXEL_CHUNK_SIZE if stacked_frames else chunks.CHUNK_SIZE,
+        stacked_frames=environment.frame_stack > 1,
+        chunk_size=PIXEL_CHUNK_SIZE if from_pixels else chunks.CHUNK_SIZE,
     )
 
 

@@ -38,7 +38,7 @@ class State:
     search: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """Returns everything as named arrays, for a checkpoint."""
+        """Returns everything that can be saved as named arrays, for a checkpoint."""
         arrays = {
             "counters": np.array([self.iteration, self.env_steps, self.episodes]),
             "theta": self.theta,
@@ -49,7 +49,7 @@ class State:
             "baseline": self.baseline,
             "search": self.search,
         }
-        if self.environment_states is not None:
+        if self.environment_states is not None and self.environment_states.can_save:
             groups["environment"] = self.environment_states.to_arrays()
         if self.normalizer is not None:
             groups["normalizer"] = dataclasses.asdict(self.normalizer)
