@@ -200,7 +200,8 @@ class GymnasiumEnvironment(base.Environment):
         """Returns the actions of a policy as the environment takes them."""
         space: Any = self.action_space
         if isinstance(space, gymnasium.spaces.Box):
-            shaped = actions.reshape(-1, *space.shape)
+            # After an observation that is not finite; the update will be refused.
+            shaped = np.nan_to_num(actions.reshape(-1, *space.shape))
             return np.clip(shaped, space.low, space.high).astype(space.dtype)
         return (actions + space.start).astype(space.dtype)
 
