@@ -25,8 +25,6 @@ from scipy import stats
 from experiments import batch, cli, configs
 from trpo_repro import files, runs, training
 from trpo_repro.analysis import curves, plots, tables
-from trpo_repro.randomness import Key
-from trpo_repro.sampling import population
 
 PUBLISHED = flags.DEFINE_string(
     "published", "results/published_baselines.csv", "Table of published scores."
@@ -164,17 +162,14 @@ def measured_rows(begun: Sequence[batch.Run]) -> list[dict]:
 def evaluation(run: batch.Run) -> list[float]:
     """Returns the scores of EPISODES episodes of a finished run's policy, played only once."""
     path = run.directory / "evaluation.json"
-    environment = training.make_environment(run.config)
-    policy = training.make_policy(run.config, environment)
-    saved = runs.load_policy(run.directory / "policy.npz", policy, normalized=False)
+    _, environment, policy = runs.load(run.directory)
     if path.exists():
         record = json.loads(path.read_text())
-        if record["iteration"] == saved.iteration:
+        if record["iteration"] == policy.iteration:
             return record["scores"]
-    key = Key(EVALUATION_SEED)
-    played = population.evaluate_policy(environment, policy, saved.theta, key, episodes=EPISODES)
+    played = policy.play(environment, EPISODES, seed=EVALUATION_SEED)
     record = {
-        "iteration": saved.iteration,
+        "iteration": policy.iteration,
         "scores": played.returns.tolist(),
         "decisions": played.lengths.tolist(),
     }

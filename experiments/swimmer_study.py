@@ -18,10 +18,8 @@ import numpy as np
 from absl import flags
 
 from experiments import batch, cli, configs
-from trpo_repro import environments, files, runs, training
+from trpo_repro import environments, files, runs
 from trpo_repro.analysis import intervals, plots, tables
-from trpo_repro.randomness import Key
-from trpo_repro.sampling import population
 
 flags.adopt_module_key_flags(batch)
 flags.declare_key_flag("out")
@@ -92,10 +90,8 @@ def plot(chosen: Sequence[batch.Run], out: pathlib.Path) -> None:
 def judged(run: batch.Run, task: str) -> float:
     """Returns the mean reward per time step of a run's final policy in a task."""
     environment = environments.make(task)
-    policy = training.make_policy(run.config, environment)
-    saved = runs.load_policy(run.directory / "policy.npz", policy, normalized=False)
-    key = Key(EVALUATION_SEED)
-    played = population.evaluate_policy(environment, policy, saved.theta, key, episodes=EPISODES)
+    policy = runs.load(run.directory).policy
+    played = policy.play(environment, EPISODES, seed=EVALUATION_SEED)
     return float(played.returns.mean() / environment.max_episode_steps)
 
 

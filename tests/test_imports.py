@@ -40,7 +40,15 @@ ALLOWED = {
         "sampling",
         "settings",
     },
-    "runs": {"config", "files", "policies", "training"},
+    "runs": {
+        "config",
+        "environments",
+        "files",
+        "policies",
+        "randomness",
+        "sampling",
+        "training",
+    },
     "analysis": {"environments", "estimation", "policies", "randomness", "sampling"},
 }
 

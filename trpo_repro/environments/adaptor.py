@@ -196,6 +196,16 @@ class GymnasiumEnvironment(base.Environment):
     def observe(self, states):
         return states.observations
 
+    def render(self, states):
+        """Returns what the environments draw; they must be made with render_mode=rgb_array."""
+        try:
+            pictures = [np.asarray(live.environment.render()) for live in states.simulator]
+        except Exception as error:  # of the environment's own code, or a library that it lacks
+            raise ValueError(f"{self.name} cannot be drawn: {error}") from error
+        if any(picture.ndim != 3 for picture in pictures):
+            raise ValueError(f"{self.name} cannot be drawn with render_mode=rgb_array")
+        return np.stack(pictures)
+
     def _legal(self, actions: np.ndarray) -> Sequence[Any]:
         """Returns the actions of a policy as the environment takes them."""
         space: Any = self.action_space

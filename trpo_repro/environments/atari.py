@@ -211,6 +211,17 @@ class Atari(base.Environment):
     def observe(self, states):
         return states.frames
 
+    def render(self, states):
+        """Returns the screens one frame, a no-op, after the states: emulators save no screens."""
+        emulator = self._slots[0]
+        self._held[0] = None
+        pictures = []
+        for state in states.simulator:
+            emulator.restoreState(state)
+            emulator.act(0)
+            pictures.append(emulator.getScreenRGB())
+        return np.stack(pictures)
+
     def _pressed(self, states: AtariStates, actions: np.ndarray) -> np.ndarray:
         """Returns the emulator's action in each frame of a step, [B, FRAME_SKIP].
 

@@ -129,6 +129,14 @@ class Environment(abc.ABC):
     def observe(self, states: EnvironmentStates) -> np.ndarray:
         """Returns the [B, ...] observations of B states."""
 
+    def render(self, states: EnvironmentStates) -> np.ndarray:
+        """Returns pictures of B states, [B, H, W, 3] uint8 RGB.
+
+        Raises:
+          ValueError: it cannot be drawn, or what draws is not installed.
+        """
+        raise ValueError(f"{self.name} cannot be drawn")
+
 
 def uniform(key: np.ndarray, time: np.ndarray) -> np.ndarray:
     """Returns [B] numbers in [0, 1) by SplitMix64 (Steele et al., 2014) of key and time."""

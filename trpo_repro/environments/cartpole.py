@@ -1,5 +1,6 @@
 """Cart-pole of Barto, Sutton and Anderson (1983) with a continuous force."""
 
+import cv2
 import gymnasium
 import numpy as np
 
@@ -71,3 +72,24 @@ class CartPole(base.Environment):
 
     def observe(self, states):
         return states.simulator
+
+    def render(self, states):
+        return np.stack([_picture(x, theta) for x, _, theta, _ in states.simulator])
+
+
+def _picture(x: float, theta: float) -> np.ndarray:
+    """Returns cart, pole and the bounds of the track, [240, 320, 3] uint8."""
+    picture = np.full((240, 320, 3), 255, np.uint8)
+    scale, ground = 60, 180  # pixels a meter; height of the track
+
+    def at(meters: float, height: float) -> tuple[int, int]:
+        return round(160 + scale * meters), round(ground - scale * height)
+
+    cv2.line(picture, at(-MAX_POSITION, 0), at(MAX_POSITION, 0), (0, 0, 0), 1)
+    for bound in (-MAX_POSITION, MAX_POSITION):
+        cv2.line(picture, at(bound, -0.1), at(bound, 0.1), (200, 0, 0), 2)
+    cv2.rectangle(picture, at(x - 0.25, 0.15), at(x + 0.25, -0.15), (60, 60, 60), -1)
+    length = 2 * POLE_HALF_LENGTH
+    top = at(x + length * np.sin(theta), 0.15 + length * np.cos(theta))
+    cv2.line(picture, at(x, 0.15), top, (200, 120, 40), 6, cv2.LINE_AA)
+    return picture

@@ -16,7 +16,7 @@ import mujoco
 import numpy as np
 from mujoco import batch as mujoco_batch
 
-from trpo_repro.environments import base
+from trpo_repro.environments import base, drawing
 from trpo_repro.settings import NOT_ATARI, Group, setting
 
 _ASSETS = pathlib.Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets"
@@ -317,6 +317,10 @@ class Mujoco(base.Environment):
         if np.isfinite(limit):
             qvel = np.clip(qvel, -limit, limit)
         return np.concatenate([qpos[:, self.task.hidden_positions :], qvel], axis=1)
+
+    def render(self, states):
+        qpos, qvel, _ = self._split(states.simulator)
+        return drawing.pictures(self.model, qpos, qvel)
 
     def _split(self, simulator: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         return (

@@ -37,6 +37,14 @@ class FlatNetwork:
         variables = self._model.trainable_variables
         return np.concatenate([np.ravel(variables[i].numpy()) for i in self._order])
 
+    def keras_model(self, theta: np.ndarray) -> keras.Model:
+        """Returns a copy of the model with the weights θ, [P]."""
+        model = keras.models.clone_model(self._model)
+        parts = self.unflatten(tf.convert_to_tensor(theta))
+        for i, part in zip(self._order, parts, strict=True):
+            model.trainable_variables[i].assign(part)
+        return model
+
     def unflatten(self, theta: tf.Tensor) -> list[tf.Tensor]:
         """Returns [..., P] parameters cut into tensors [..., *shape] of `shapes`."""
         parts = tf.split(theta, self._sizes, axis=-1)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -25,6 +26,7 @@ class NetworkSettings(Group, title="Policy network", readers=NOT_ATARI):
     )
 
 
+@keras.saving.register_keras_serializable("trpo_repro")
 class AppendLogStd(keras.layers.Layer):
     """Appends a free vector of log standard deviations, the same in every state."""
 
@@ -43,6 +45,9 @@ class AppendLogStd(keras.layers.Layer):
         return keras.ops.concatenate(
             [mean, keras.ops.broadcast_to(self.log_std, keras.ops.shape(mean))], axis=-1
         )
+
+    def get_config(self):
+        return {**super().get_config(), "initial_value": self._initial_value}
 
     def compute_output_shape(self, input_shape):
         return (*input_shape[:-1], 2 * input_shape[-1])
@@ -94,6 +99,27 @@ def multilayer_perceptron(
     return keras.Model(inputs, outputs)
 
 
+@keras.saving.register_keras_serializable("trpo_repro")
+class Normalized(keras.layers.Layer):
+    """Observations by the running mean and deviation of an `ObservationNormalizer`, as numbers."""
+
+    def __init__(self, mean: Sequence[float], deviation: Sequence[float], limit: float, **kwargs):
+        super().__init__(**kwargs)
+        self._numbers: dict[str, Any] = {
+            "mean": list(mean),
+            "deviation": list(deviation),
+            "limit": limit,
+        }
+
+    def call(self, observations):
+        mean, deviation, limit = self._numbers.values()
+        return keras.ops.clip((observations - mean) / deviation, -limit, limit)
+
+    def get_config(self):
+        return {**super().get_config(), **self._numbers}
+
+
+@keras.saving.register_keras_serializable("trpo_repro")
 class ChannelsLast(keras.layers.Layer):
     """Four stacked frames, [N, 4, H, W] uint8, as four channels, [N, H, W, 4].
 

@@ -1,32 +1,119 @@
-"""Trained policies as files: all that acting needs, as named arrays."""
+"""Trained policies as files, and bound to what they were trained with."""
 
 import dataclasses
 import json
 import pathlib
 
+import keras
 import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
 
-from trpo_repro import files
-from trpo_repro.policies import normalization
+from trpo_repro import environments, files
+from trpo_repro.policies import networks, normalization
 from trpo_repro.policies import policy as policy_lib
+from trpo_repro.randomness import Key
+from trpo_repro.sampling import population
 from trpo_repro.training.state import State
 
 _NORMALIZER = "normalizer_"
 
 
 @dataclasses.dataclass(frozen=True)
-class SavedPolicy:
-    """What a trained policy is made of, besides its network.
+class TrainedPolicy:
+    """A policy with its parameters, and the normalizer of what it sees.
+
+    Observations are as the environment returns them: [N, ...], or a single one.
 
     Attributes:
+      policy: π.
       theta: [P] parameters.
       iteration: iteration after which it was saved.
       normalizer: normalizer of the observations, or None.
     """
 
+    policy: policy_lib.Policy
     theta: np.ndarray
     iteration: int
     normalizer: normalization.ObservationNormalizer | None
+
+    def act(
+        self,
+        observations: np.ndarray,
+        *,
+        deterministic: bool = False,
+        generator: np.random.Generator | None = None,
+    ) -> np.ndarray:
+        """Returns actions, one an observation; a Gaussian's are not clipped.
+
+        Args:
+          observations: [N, ...], or a single one, for which a single action is returned.
+          deterministic: whether they are the most probable ones, not samples.
+          generator: of the samples' random numbers; a new, unseeded one when None.
+        """
+        batch, is_single = self._seen(observations)
+        if deterministic:
+            actions = self.policy.mode(self.theta, batch)
+        else:
+            generator = generator or np.random.default_rng()
+            noise = self.policy.family.draw_noise(generator, (len(batch),))
+            actions = self.policy.sample(self.theta, batch, noise)
+        return actions[0] if is_single else actions
+
+    def distribution(self, observations: np.ndarray) -> tfp.distributions.Distribution:
+        """Returns π(·|s) of [N, ...] observations, or of a single one in a batch of one."""
+        batch, _ = self._seen(observations)
+        theta = tf.convert_to_tensor(self.theta)
+        return self.policy.family.distribution(self.policy.network(theta, batch))
+
+    def keras_model(self) -> keras.Model:
+        """Returns a model of observations → distribution parameters, which saves as `.keras`."""
+        model = self.policy.network.keras_model(self.theta)
+        if self.normalizer is None:
+            return model
+        inputs = keras.Input(self.policy.observation_shape)
+        deviation = np.sqrt(self.normalizer.variance + self.normalizer.EPSILON)
+        normalized = networks.Normalized(
+            self.normalizer.mean.tolist(), deviation.tolist(), self.normalizer.LIMIT
+        )
+        return keras.Model(inputs, model(normalized(inputs)))
+
+    def play(
+        self,
+        environment: environments.Environment,
+        episodes: int,
+        *,
+        seed: int = 0,
+        deterministic: bool = False,
+    ) -> population.PlayedEpisodes:
+        """Returns the undiscounted returns and the lengths of so many episodes from s0 ~ ρ0.
+
+        Args:
+          environment: environment to act in.
+          episodes: how many.
+          seed: of all random numbers.
+          deterministic: whether it acts by its most probable actions, not by samples.
+        """
+        return population.evaluate_policy(
+            environment,
+            self.policy,
+            self.theta,
+            Key(seed),
+            episodes=episodes,
+            normalize=self.normalizer or np.asarray,
+            deterministic=deterministic,
+        )
+
+    def _seen(self, observations: np.ndarray) -> tuple[np.ndarray, bool]:
+        """Returns the [N, ...] batch that the policy sees, and whether it was a single one."""
+        observations = np.asarray(observations)
+        shape = self.policy.observation_shape
+        is_single = observations.shape == shape
+        batch = observations[None] if is_single else observations
+        if batch.shape[1:] != shape:
+            raise ValueError(f"observations of shape {batch.shape} are not allowed: [N, *{shape}]")
+        batch = self.policy.cast(batch)
+        return (self.normalizer(batch) if self.normalizer else batch), is_single
 
 
 def save_policy(path: pathlib.Path, policy: policy_lib.Policy, state: State) -> None:
@@ -52,8 +139,10 @@ def saved_iteration(path: pathlib.Path) -> int | None:
         return int(archive["iteration"])
 
 
-def load_policy(path: pathlib.Path, policy: policy_lib.Policy, *, normalized: bool) -> SavedPolicy:
-    """Returns what `save_policy` wrote.
+def load_policy(
+    path: pathlib.Path, policy: policy_lib.Policy, *, normalized: bool
+) -> TrainedPolicy:
+    """Returns the policy that `save_policy` wrote.
 
     Args:
       path: path of the file.
@@ -61,12 +150,21 @@ def load_policy(path: pathlib.Path, policy: policy_lib.Policy, *, normalized: bo
       normalized: whether the policy sees normalized observations.
 
     Raises:
-      ValueError: it is of another network, or lacks the normalizer that the policy needs.
+      ValueError: it is damaged or of another network, or lacks the normalizer that the policy
+        needs.
+      OSError: it cannot be read.
     """
-    with np.load(path, allow_pickle=False) as archive:
-        arrays = dict(archive)
-    shapes = [tuple(json.loads(shape)) for shape in arrays["shapes"]]
-    if (arrays["paths"].tolist(), shapes) != (policy.network.variable_names, policy.network.shapes):
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = dict(archive)
+        theta, iteration = arrays["theta"], int(arrays["iteration"])
+        shapes = [tuple(json.loads(shape)) for shape in arrays["shapes"]]
+        names = arrays["paths"].tolist()
+    except OSError:
+        raise
+    except Exception as error:  # damage shows as almost any exception of the zip format
+        raise ValueError(f"{path} is damaged: {error}") from error
+    if (names, shapes) != (policy.network.variable_names, policy.network.shapes):
         raise ValueError(f"{path} holds the parameters of another network")
     statistics = {
         name.removeprefix(_NORMALIZER): array
@@ -76,4 +174,4 @@ def load_policy(path: pathlib.Path, policy: policy_lib.Policy, *, normalized: bo
     if normalized and not statistics:
         raise ValueError(f"{path} lacks the observations' normalizer, which this policy needs")
     normalizer = normalization.ObservationNormalizer(**statistics) if statistics else None
-    return SavedPolicy(arrays["theta"], int(arrays["iteration"]), normalizer)
+    return TrainedPolicy(policy, theta, iteration, normalizer)

@@ -10,14 +10,16 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import tqdm
 from absl import logging
 
-from trpo_repro import files, training
+from trpo_repro import environments, files, training
 from trpo_repro.config import BLACK_BOX, Config, unused_settings
 from trpo_repro.runs import checkpoint, metrics, provenance, saved_policies
+
+HALF = "policy_half.npz"  # the policy after half of the iterations
 
 # A resumed run may change these.
 FREE_ON_RESUME = ("iterations", "target_return", "threads", "workers", "ray_address")
@@ -80,6 +82,8 @@ def run(
                         saved_policies.save_policy(directory / "policy.npz", trainer.policy, after)
                     writer.write(row)
                     state = after
+                    if state.iteration == (stop_at or config.iterations) // 2:
+                        saved_policies.save_policy(directory / HALF, trainer.policy, state)
                     checkpoint.save(checkpoints, state.iteration, state.to_arrays(), run=digest)
                 kl = f"KL {row['mean_kl']:.3g}, " if "mean_kl" in row else ""
                 progress.set_postfix_str(
@@ -173,7 +177,7 @@ def _start(
 
 def _clear(directory: pathlib.Path) -> None:
     """Deletes what a run before has left."""
-    for name in ("config.json", "metrics.csv", "policy.npz"):
+    for name in ("config.json", "metrics.csv", "policy.npz", HALF):
         (directory / name).unlink(missing_ok=True)
     shutil.rmtree(directory / "tensorboard", ignore_errors=True)
 
@@ -226,6 +230,67 @@ def load_state(directory: pathlib.Path, config: Config | None = None) -> trainin
     run = None if config is None else _digest(config)
     arrays = checkpoint.load_latest(directory / "checkpoints", directory, run=run)
     return training.State.from_arrays(arrays)
+
+
+class LoadedRun(NamedTuple):
+    """A run of the past, to use.
+
+    Attributes:
+      config: its configuration.
+      environment: a new environment of its task.
+      policy: the policy that it left.
+    """
+
+    config: Config
+    environment: environments.Environment
+    policy: saved_policies.TrainedPolicy
+
+
+def load(
+    directory: pathlib.Path | str, *, policy_file: str = "policy.npz", drawn: bool = False
+) -> LoadedRun:
+    """Returns what a run's directory holds.
+
+    Args:
+      directory: directory of the run.
+      policy_file: name of the policy's file there.
+      drawn: whether Gymnasium's environments are made so that they can be drawn.
+
+    Raises:
+      ValueError: there is no run, or its files are damaged.
+      OSError: its policy cannot be read.
+    """
+    directory = pathlib.Path(directory)
+    config = load_config(directory)
+    shown = config
+    if drawn and config.is_gymnasium:
+        arguments = {**json.loads(config.env_kwargs), "render_mode": "rgb_array"}
+        shown = dataclasses.replace(config, env_kwargs=json.dumps(arguments))
+    environment = training.make_environment(dataclasses.replace(shown, sampler="single_path"))
+    policy = training.make_policy(config, environment)
+    path = directory / policy_file
+    trained = saved_policies.load_policy(path, policy, normalized=config.normalize_observations)
+    return LoadedRun(config, environment, trained)
+
+
+def load_config(directory: pathlib.Path) -> Config:
+    """Returns a run's configuration; what its record lacks has its default value.
+
+    Raises:
+      ValueError: there is no run, or its record is damaged.
+    """
+    path = directory / "config.json"
+    if not path.is_file():
+        raise ValueError(f"{directory} holds no run")
+    record = load_record(path)["config"]
+    unknown = sorted(record.keys() - {field.name for field in dataclasses.fields(Config)})
+    if unknown:
+        raise ValueError(f"{path} has settings that this version does not know: {unknown}")
+    lists = {name: tuple(value) for name, value in record.items() if isinstance(value, list)}
+    try:
+        return Config(**{**record, **lists})
+    except TypeError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
 
 
 def can_resume(directory: pathlib.Path) -> bool:

@@ -1,6 +1,7 @@
 """Episodes of many policies of one network, each with its own parameters, as one batch."""
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 
@@ -58,18 +59,27 @@ def evaluate_policy(
     key: Key,
     *,
     episodes: int,
+    normalize: Callable[[np.ndarray], np.ndarray] = np.asarray,
+    deterministic: bool = False,
 ) -> PlayedEpisodes:
     """Runs that many episodes of π_θ from s0 ~ ρ0, all at once.
 
     Args:
       environment: environment to act in.
-      policy: acts, by samples as in training.
+      policy: π.
       theta: [P].
       key: key of all random numbers drawn here.
       episodes: R.
+      normalize: [N, ...] observations → what the policy sees.
+      deterministic: whether it acts by its most probable actions, not by samples as in training.
     """
-    act = policy.actor(theta)
-    return _play(environment, policy, lambda _, *arguments: act(*arguments), episodes, key)
+    sample = policy.actor(theta)
+
+    def act(_, observations, noise):
+        seen = normalize(observations)
+        return policy.mode(theta, seen) if deterministic else sample(seen, noise)
+
+    return _play(environment, policy, act, episodes, key)
 
 
 def _play(environment, policy, act, size, key):
