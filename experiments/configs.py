@@ -317,6 +317,28 @@ def preset(
     return start
 
 
+# Gymnasium's tasks: (task, name of the setting) → configuration. Choice: classic control has a
+# fifth of Hopper's steps, and with vine as many iterations as cart-pole in Figure 4.
+GYMNASIUM_RUNS: dict[tuple[str, str], Config] = {
+    ("Hopper-v5", "gae"): preset("gae", "Hopper-v5"),
+    **{
+        (task, "gae"): dataclasses.replace(preset("gae", task), iterations=98)
+        for task in ("CartPole-v1", "Pendulum-v1", "Acrobot-v1")
+    },
+    **{
+        (task, "vine"): dataclasses.replace(preset("paper", task, "vine"), iterations=50)
+        for task in ("CartPole-v1", "Pendulum-v1", "Acrobot-v1")
+    },
+}
+
+# Films in results/films: name → run.
+FILMS = {
+    "cartpole": "cartpole/vine/seed_1",
+    "swimmer": "swimmer/vine/seed_1",
+    "hopper": "Hopper-v5/gae/seed_1",
+    "pong": "atari/pong/single_path/seed_1",
+}
+
 SWIMMER_DISCOUNTS = (0.99, 0.995, 0.9999)
 
 

@@ -49,11 +49,13 @@ def write(out: pathlib.Path, budget: str, readme: pathlib.Path | None) -> list[p
     games = atari.planned(budget, out / "atari")
     if any(run.iterations for run in games):
         atari.plot(games, out / "atari")
-    gae = sorted((out / "Hopper-v5" / "gae").glob("seed_*"))
-    if gae:
-        written.append(out / "Hopper-v5.png")
-        panel = {"Hopper-v5": {"TRPO with GAE": gae}}
-        plots.learning_curves(panel, written[-1], x="env_steps", y="return_recent")
+    panels: dict[str, dict[str, list[pathlib.Path]]] = {}
+    for task, setting in configs.GYMNASIUM_RUNS:
+        if found := sorted((out / task / setting).glob("seed_*")):
+            panels.setdefault(task, {})[f"TRPO, {setting}"] = found
+    if panels:
+        written.append(out / "gymnasium.png")
+        plots.learning_curves(panels, written[-1], x="env_steps", y="return_recent")
     if claims.draw(claims.Results(out, budget), out / "claims.png"):
         written.append(out / "claims.png")
     for path, text in texts(out, budget, readme).items():
@@ -182,12 +184,27 @@ def _results_readme(
     verdicts: Mapping[str, claims.Verdict],
 ) -> str:
     """Returns the page of results/: figures, tables, and every setting with its command."""
+    sections = [
+        _claims_section(out, verdicts),
+        _figure4_section(out, budget, runs),
+        _swimmer_study(out / "swimmer_study"),
+        _gymnasium_section(out),
+        _atari_section(out / "atari"),
+        _films_section(out),
+        _theory_section(out),
+    ]
+    return "\n".join(line for section in sections for line in section).rstrip() + "\n"
+
+
+def _claims_section(out: pathlib.Path, verdicts: Mapping[str, claims.Verdict]) -> list[str]:
+    """Returns the page's head and the claims with their curves."""
     lines = [
         "# Results",
         "",
         "`make report` writes this page from the files beside it. Every "
         "run's directory holds `metrics.csv` (columns: [WORKSPACE.md](../WORKSPACE.md#metrics)), "
-        "`config.json` (settings, exact command, revision, versions) and `policy.npz`. An "
+        "`config.json` (settings, exact command, revision, versions) and `policy.npz`: "
+        "`config, environment, policy = trpo_repro.load(DIRECTORY)`. An "
         "unfinished run also holds its checkpoint, `checkpoint-N.npz`: its command with "
         "`--resume` continues it. `python experiments/reproduce.py --list` says what is missing.",
         "",
@@ -198,7 +215,11 @@ def _results_readme(
     ]
     if (out / "claims.png").exists():
         lines += ["![The curves that the claims on learning are judged by](claims.png)", ""]
-    lines += [
+    return lines
+
+
+def _figure4_section(out: pathlib.Path, budget: str, runs: Sequence[batch.Run]) -> list[str]:
+    return [
         "## Figure 4",
         "",
         f"![Figure 4 against iterations](figure4_{budget}_iteration.png)",
@@ -223,32 +244,66 @@ def _results_readme(
         "```",
         "",
     ]
-    lines += _swimmer_study(out / "swimmer_study")
-    gae = sorted((out / "Hopper-v5" / "gae").glob("seed_*/metrics.csv"))
-    if gae:
-        recent = np.array([curves.read(path)["return_recent"][-1] for path in gae])
-        lines += [
-            "## Gymnasium's tasks",
-            "",
-            f"Hopper-v5 with `--preset=gae`, {len(gae)} seeds of 1M steps: mean return of the "
-            f"last 100 training episodes {intervals.of_mean(recent)}.",
-            "",
-            "![Hopper-v5](Hopper-v5.png)",
-            "",
-        ]
-    if (out / "atari" / "table1.md").exists():
-        lines += [
-            "## Atari",
-            "",
-            "A step is a decision, an action held for 4 frames. Both rules are of undiscounted, "
-            "unclipped scores.",
-            "",
-            "![Figure 5 against iterations](atari/figure5_iteration.png)",
-            "",
-            *(out / "atari" / "table1.md").read_text().splitlines(),
-            "",
-        ]
-    lines += [
+
+
+def _gymnasium_section(out: pathlib.Path) -> list[str]:
+    """Returns the section on Gymnasium's own tasks."""
+    rows = []
+    for task, setting in configs.GYMNASIUM_RUNS:
+        found = sorted((out / task / setting).glob("seed_*/metrics.csv"))
+        if found:
+            read = [curves.read(path) for path in found]
+            recent = np.array([table["return_recent"][-1] for table in read])
+            steps = np.mean([table["env_steps"][-1] for table in read])
+            cells = (f"[{task}]({task}/{setting})", setting, str(len(found)), _count(steps))
+            rows.append((*cells, str(intervals.of_mean(recent))))
+    if not rows:
+        return []
+    return [
+        "## Gymnasium's tasks",
+        "",
+        "Mean return of the last 100 training episodes [95% interval over seeds]:",
+        "",
+        *tables.markdown(("task", "setting", "seeds", "steps", "return"), rows),
+        "",
+        "![Gymnasium's tasks](gymnasium.png)",
+        "",
+    ]
+
+
+def _atari_section(directory: pathlib.Path) -> list[str]:
+    if not (directory / "table1.md").exists():
+        return []
+    return [
+        "## Atari",
+        "",
+        "A step is a decision, an action held for 4 frames. Both rules are of undiscounted, "
+        "unclipped scores.",
+        "",
+        "![Figure 5 against iterations](atari/figure5_iteration.png)",
+        "",
+        *(directory / "table1.md").read_text().splitlines(),
+        "",
+    ]
+
+
+def _films_section(out: pathlib.Path) -> list[str]:
+    """Returns the section that shows policies at work."""
+    found = [name for name in configs.FILMS if (out / "films" / f"{name}.gif").exists()]
+    if not found:
+        return []
+    flags = "--training --steps=400"
+    commands = [
+        f"python experiments/watch.py --run=results/{configs.FILMS[name]} {flags} "
+        f"--out=results/films/{name}.gif"
+        for name in found
+    ]
+    films = [f"![{name}](films/{name}.gif)" for name in found]
+    return ["## Films", "", *films, "", "```sh", *commands, "```", ""]
+
+
+def _theory_section(out: pathlib.Path) -> list[str]:
+    lines = [
         "## Theory and variances",
         "",
         "| what | data | command |",
@@ -271,11 +326,11 @@ def _results_readme(
     lines += ["", *(f"![{path.stem}]({path})" for path in pictures), ""]
     if (out / claims.PUBLISHED).exists():
         count = len(tables.read_csv(out / claims.PUBLISHED))
-        lines += [
+        lines.append(
             f"[{claims.PUBLISHED}]({claims.PUBLISHED}): {count} published scores, each with its "
             "source and protocol."
-        ]
-    return "\n".join(lines).rstrip() + "\n"
+        )
+    return lines
 
 
 def _in_full(out: pathlib.Path, runs: Sequence[batch.Run]) -> list[batch.Run]:

@@ -74,20 +74,20 @@ class Plan:
         return list(swimmer_study.planned(self.budget, self.out / "swimmer_study"))
 
     def gymnasium(self) -> list[batch.Job]:
-        """Returns the runs of Hopper-v5 with the `gae` preset."""
+        """Returns the runs of Gymnasium's tasks."""
+        seeds = 1 if self.budget == "smoke" else 3
         changes: dict[str, Any] = {"iterations": 2} if self.budget == "smoke" else {}
-        start = dataclasses.replace(configs.preset("gae", "Hopper-v5"), **changes)
-        directory = self.out / "Hopper-v5" / "gae"
         return [
             batch.Run(
-                "Hopper-v5",
-                "gae",
-                "single_path",
-                dataclasses.replace(start, seed=seed),
-                directory / f"seed_{seed}",
-                preset="gae",
+                task,
+                setting,
+                "vine" if start.sampler == "vine" else "single_path",
+                dataclasses.replace(start, seed=seed, **changes),
+                self.out / task / setting / f"seed_{seed}",
+                preset="paper" if start.sampler == "vine" else "gae",
             )
-            for seed in range(1, 2 if self.budget == "smoke" else 4)
+            for (task, setting), start in configs.GYMNASIUM_RUNS.items()
+            for seed in range(1, seeds + 1)
         ]
 
     def script(self, name: str, outputs: Sequence[str], minutes: float) -> list[batch.Job]:
@@ -173,11 +173,11 @@ UNITS: dict[str, Callable[[Plan], list[batch.Job]]] = {
     "surrogate_variance": lambda plan: plan.script(
         "surrogate_variance", ("vine/surrogate_variance.csv",), minutes=12
     ),
-    "Hopper-v5": Plan.gymnasium,
     "swimmer_in_full": lambda plan: [
         *plan.figure4_until("swimmer/vine/*", None),
         *plan.figure4_until("swimmer/single_path/*", None),
     ],
+    "gymnasium": Plan.gymnasium,
     "hopper_and_walker": lambda plan: plan.figure4("hopper/*", "walker/*"),
     "atari_round_1": lambda plan: plan.atari("single_path", configs.ATARI_ROUND),
     "atari_round_2": lambda plan: plan.atari("single_path", 2 * configs.ATARI_ROUND),

@@ -2,8 +2,6 @@
 
 import json
 import pathlib
-import subprocess
-import sys
 
 import imageio.v3 as imageio
 import numpy as np
@@ -17,13 +15,8 @@ ROOT = pathlib.Path(__file__).parent.parent.parent
 SWIMMER = "results/swimmer/vine/seed_1"
 
 
-def _script(name, *arguments):
-    command = [sys.executable, f"experiments/{name}.py", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-
-
-def test_evaluate_prints_one_line_of_what_play_returns():
-    result = _script("evaluate", f"--run={SWIMMER}", "--episodes=4", "--seed=2")
+def test_evaluate_prints_one_line_of_what_play_returns(script):
+    result = script("evaluate", f"--run={SWIMMER}", "--episodes=4", "--seed=2")
     assert result.returncode == 0, result.stderr
     record = json.loads(result.stdout)
     _, environment, policy = trpo_repro.load(ROOT / SWIMMER)
@@ -34,15 +27,15 @@ def test_evaluate_prints_one_line_of_what_play_returns():
     assert record["task"] == "swimmer"
 
 
-def test_bad_input_is_one_line(tmp_path):
-    assert_refused(_script("evaluate"), "give the run's directory with --run=DIR")
-    assert_refused(_script("evaluate", "--run=nowhere"), "nowhere holds no run")
-    assert_refused(_script("watch", f"--run={SWIMMER}", "--out=a.avi"), "must be a file ending in")
+def test_bad_input_is_one_line(script):
+    assert_refused(script("evaluate"), "give the run's directory with --run=DIR")
+    assert_refused(script("evaluate", "--run=nowhere"), "nowhere holds no run")
+    assert_refused(script("watch", f"--run={SWIMMER}", "--out=a.avi"), "must be a file ending in")
 
 
-def test_watch_draws_a_run_of_gymnasium(tmp_path):
+def test_watch_draws_a_run_of_gymnasium(script, tmp_path):
     """Every third of 30 steps, and the last one; before and after training side by side."""
-    trained = _script(
+    trained = script(
         "train",
         "--task=CartPole-v1",
         "--preset=gae",
@@ -52,7 +45,7 @@ def test_watch_draws_a_run_of_gymnasium(tmp_path):
     )
     assert trained.returncode == 0, trained.stderr
     for name in ("film.gif", "film.mp4"):
-        result = _script(
+        result = script(
             "watch",
             f"--run={tmp_path / 'run'}",
             f"--out={tmp_path / name}",

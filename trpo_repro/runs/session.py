@@ -27,9 +27,9 @@ FREE_ON_RESUME = ("iterations", "target_return", "threads", "workers", "ray_addr
 
 def run(
     config: Config,
-    directory: pathlib.Path,
+    directory: pathlib.Path | str,
     *,
-    resume: bool,
+    resume: bool = False,
     replace: bool = False,
     stop_at: int | None = None,
     command: Sequence[str] | None = None,
@@ -58,6 +58,7 @@ def run(
       ClusterLostError: Ray's cluster ended; the run can be resumed.
       OSError: the directory cannot be written.
     """
+    directory = pathlib.Path(directory)
     checkpoints, digest = directory / "checkpoints", _digest(config)
     state = None
     with contextlib.ExitStack() as stack:

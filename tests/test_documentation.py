@@ -1,0 +1,55 @@
+"""The programs in README.md and docs/ run as they stand."""
+
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def _programs(name):
+    text = (ROOT / name).read_text()
+    return re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+
+
+def _run(code, directory):
+    (directory / "results").symlink_to(ROOT / "results")
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=directory, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_readme_trains_loads_and_acts(tmp_path):
+    """20 iterations of 2000 steps; the last line are the returns of ten episodes of 500 at most."""
+    train, branches = _programs("README.md")
+    last = _run(train, tmp_path).splitlines()[-1]
+    returns = [float(number) for number in last.strip("[]").split()]
+    assert len(returns) == 10
+    assert sum(returns) / 10 > 60  # untrained: about 22
+    (tmp_path / "again").mkdir()
+    assert _run(branches, tmp_path / "again").startswith("(10, 4) 4000")
+
+
+@pytest.mark.parametrize("sampler", ["single_path", "vine"])
+def test_the_documented_class_trains(tmp_path, sampler):
+    gymnasium_class, batch_class = _programs("docs/environments.md")
+    (tmp_path / "my_package.py").write_text(gymnasium_class)
+    settings = "iterations=2, path_length=50, hidden_sizes=(), steps_per_iteration=400"
+    if sampler == "vine":
+        settings += ", sampler='vine', trunks=4, rollout_states=8, rollout_length=5"
+    check = f"""
+import trpo_repro
+from trpo_repro import training
+config = trpo_repro.Config(task="my_package:Line-v0", {settings})
+trpo_repro.train(config, "run", resume=False)
+print(trpo_repro.load("run").policy.iteration)
+trainer = training.Trainer(config, Line())
+for state, row in training.iterations(trainer, trainer.initial_state()):
+    assert row["accepted"]
+"""
+    assert _run(batch_class + check, tmp_path).splitlines()[-1] == "2"
