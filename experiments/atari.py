@@ -22,7 +22,7 @@ import numpy as np
 from absl import flags
 from scipy import stats
 
-from experiments import batch, cli, configs
+from experiments import batch, cli, configs, listing
 from trpo_repro import files, runs, training
 from trpo_repro.analysis import curves, plots, tables
 
@@ -67,14 +67,14 @@ def planned(budget_name: str, out: pathlib.Path, only: str = "*") -> list[batch.
         directory = out / game / sampler / f"seed_{seed}"
         stop_at = configs.ATARI_STOP_AT.get(budget_name, {}).get(sampler)
         found.append(batch.Run(game, sampler, sampler, config, directory, stop_at))
-    return batch.matching(found, only)
+    return listing.matching(found, only)
 
 
 def main(_):
-    budget = batch.BUDGET.value
+    budget = listing.BUDGET.value
     default = "runs/atari_smoke" if budget == "smoke" else "results/atari"
     out = pathlib.Path(cli.OUT.value or default)
-    batch.main(lambda only: planned(budget, out, only), lambda: plot(planned(budget, out), out))
+    listing.main(lambda only: planned(budget, out, only), lambda: plot(planned(budget, out), out))
 
 
 def plot(chosen: Sequence[batch.Run], out: pathlib.Path) -> None:

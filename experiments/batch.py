@@ -1,14 +1,12 @@
-"""List, launch and resume the runs of an experiment; finished runs are skipped."""
+"""Launch and resume many runs, here or on a cluster; finished runs are skipped."""
 
 import collections
 import concurrent.futures
 import contextlib
 import dataclasses
-import fnmatch
 import multiprocessing
 import os
 import pathlib
-import shlex
 import signal
 import sys
 from collections.abc import Callable, Collection, Sequence
@@ -17,22 +15,10 @@ from typing import Any, Protocol
 import tqdm
 from absl import flags
 
-from experiments import cli, configs
-from experiments import train as _train_flags  # noqa: F401, whose flags are refused here
+from experiments import configs
 from trpo_repro import cluster, config, runs
 from trpo_repro.analysis import curves
 
-LIST = flags.DEFINE_bool("list", False, "Print the command of every run, and what is done.")
-RUN = flags.DEFINE_bool("run", False, "Run what is missing.")
-PLOT = flags.DEFINE_bool("plot", False, "Draw the figures and write the tables.")
-BUDGET = flags.DEFINE_enum(
-    "budget", "medium", ["smoke", "medium", "paper"], "Size of the runs; smoke is for tests."
-)
-ONLY = flags.DEFINE_string(
-    "only",
-    "*",
-    "Glob of TASK/SETTING/seed_N: the runs to list or run; figures take all that there are.",
-)
 JOBS = flags.DEFINE_integer(
     "jobs",
     None,
@@ -185,65 +171,6 @@ class Run:
             )
 
 
-def matching(planned: Sequence[Run], only: str) -> list[Run]:
-    """Returns those whose names match a glob.
-
-    Raises:
-      ValueError: none does.
-    """
-    found = [run for run in planned if fnmatch.fnmatch(run.name, only)]
-    if not found:
-        some = ", ".join(run.name for run in planned[:3])
-        raise ValueError(f"--only={only} matches no run of the budget, such as {some}")
-    return found
-
-
-def main(planned: Callable[[str], list[Run]], draw: Callable[[], None]) -> None:
-    """Does what --list, --run and --plot ask for.
-
-    Args:
-      planned: glob of names → the runs of the experiment.
-      draw: makes the figures and tables.
-    """
-    if not (LIST.value or RUN.value or PLOT.value):
-        cli.refuse("give at least one of --list, --run and --plot")
-    refuse_flags_of_train()
-    try:
-        chosen = planned(ONLY.value)
-        if LIST.value:
-            show(chosen)
-        if RUN.value:
-            for run in chosen:
-                run.check()
-            execute(lambda: planned(ONLY.value))
-        if PLOT.value:
-            draw()
-    except (ValueError, OSError) as error:
-        cli.refuse(str(error))
-
-
-def refuse_flags_of_train() -> None:
-    """Ends the process with one line if a flag of train.py's is given."""
-    settings = (field.name for field in dataclasses.fields(config.Config))
-    for name in sorted({"preset", "resume", "stop_at", *settings} - {"ray_address"}):
-        if flags.FLAGS[name].present:
-            cli.refuse(
-                f"--{name} is train.py's: the budget decides the settings, and runs continue where "
-                "they stopped"
-            )
-
-
-def show(chosen: Sequence[Run]) -> None:
-    """Prints every run's command; what is done is marked."""
-    for run in chosen:
-        command = shlex.join(run.command)
-        try:
-            state = "done" if run.done else f"{run.iterations} of {run.wanted} iterations"
-        except ValueError as error:
-            state = str(error)
-        print(command + (f"  # {state}" if run.iterations else ""))
-
-
 class LocalPool:
     """Runs in processes of this machine, which share its cores.
 
@@ -322,7 +249,7 @@ def _in_directory(directory: str, function: Callable[..., None], *arguments: Any
     function(*arguments)
 
 
-def execute(plan: Callable[[], Sequence[Job]]) -> None:
+def execute(plan: Callable[[], Sequence[Job]], address: str | None) -> None:
     """Runs what is missing here or on a cluster, with one progress bar over all.
 
     Ctrl-C stops the runs, which save; the same command resumes them.
@@ -330,6 +257,7 @@ def execute(plan: Callable[[], Sequence[Job]]) -> None:
     Args:
       plan: () → the runs in the order to run them; asked again whenever a worker is free, since
         what has been run may decide what comes next.
+      address: address of a Ray cluster; this machine when None or empty.
 
     Raises:
       ValueError: a run failed, or there is no cluster at the address.
@@ -339,7 +267,6 @@ def execute(plan: Callable[[], Sequence[Job]]) -> None:
     print(f"{len(chosen) - len(missing)} of {len(chosen)} runs are done")
     if not missing:
         return
-    address = flags.FLAGS["ray_address"].value
     pool = ClusterPool(address, JOBS.value) if address else LocalPool(JOBS.value or 1)
     tried: set[str] = set()
     failed = []

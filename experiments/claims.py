@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import flags
 
-from experiments import atari, batch, cli, configs, figure4
+from experiments import atari, cli, configs, figure4, listing
 from trpo_repro import files
 from trpo_repro.analysis import curves, intervals, plots, tables
 
@@ -548,7 +548,7 @@ def statement(name: str) -> str:
 
 
 def main(_):
-    results = Results(pathlib.Path(RESULTS.value), batch.BUDGET.value)
+    results = Results(pathlib.Path(RESULTS.value), listing.BUDGET.value)
     if not results.directory.is_dir():
         cli.refuse(f"--results={results.directory} is no directory")
     verdicts = judge(results)

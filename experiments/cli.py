@@ -1,5 +1,7 @@
 """What the scripts share: flags, and errors in one line with exit code 2."""
 
+import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -31,6 +33,25 @@ def run(
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(130)
+
+
+def stop_after(seconds: float) -> None:
+    """Lets this process have a Ctrl-C after so long: what it runs saves and ends."""
+    signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-3))
+
+
+def seconds(text: str) -> float:
+    """Returns the seconds in a text like 90s, 30m or 2h.
+
+    Raises:
+      ValueError: it is none.
+    """
+    units = {"s": 1, "m": 60, "h": 3600}
+    try:
+        return float(text[:-1]) * units[text[-1:]]
+    except (ValueError, KeyError):
+        raise ValueError(f"{text!r} is no time: must be like 90s, 30m or 2h") from None
 
 
 def _parse(argv: Sequence[str], help_text: Callable[[], str] | None) -> list[str]:

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from absl import flags
 
-from experiments import batch, cli, configs
+from experiments import batch, cli, configs, listing
 from experiments.batch import Run, finished
 from trpo_repro import files
 from trpo_repro.analysis import curves, intervals, plots, tables
@@ -62,7 +62,7 @@ def planned(budget_name: str, out: pathlib.Path, only: str = "*") -> list[Run]:
                 found.append(run)
         found += _second_round([run for run in found if run.task == task], budget.seeds[task])
     found.sort(key=lambda run: run.config.seed)  # stable: the order of tasks and settings stays
-    return batch.matching(found, only)
+    return listing.matching(found, only)
 
 
 def _second_round(first: Sequence[Run], seeds: int) -> list[Run]:
@@ -83,20 +83,20 @@ def _second_round(first: Sequence[Run], seeds: int) -> list[Run]:
 
 
 def main(_):
-    default = "runs/figure4_smoke" if batch.BUDGET.value == "smoke" else "results"
+    default = "runs/figure4_smoke" if listing.BUDGET.value == "smoke" else "results"
     out = pathlib.Path(cli.OUT.value or default)
-    batch.main(
-        lambda only: planned(batch.BUDGET.value, out, only),
-        lambda: plot(planned(batch.BUDGET.value, out), out),
+    listing.main(
+        lambda only: planned(listing.BUDGET.value, out, only),
+        lambda: plot(planned(listing.BUDGET.value, out), out),
     )
 
 
 def plot(chosen: Sequence[Run], out: pathlib.Path) -> None:
     """Draws the panels against iterations and simulator steps, and writes the table."""
     if not summarize(chosen):
-        raise ValueError(f"no finished runs of budget={batch.BUDGET.value} in {out}; see --list")
+        raise ValueError(f"no finished runs of budget={listing.BUDGET.value} in {out}; see --list")
     out.mkdir(parents=True, exist_ok=True)
-    name = f"figure4_{batch.BUDGET.value}"
+    name = f"figure4_{listing.BUDGET.value}"
     files.write_text(out / f"{name}.csv", table(chosen))
     print(out / f"{name}.csv")
     for x in ("iteration", "env_steps"):

@@ -15,7 +15,6 @@ results/README.md and the generated parts of README.md and WORKSPACE.md, from wh
 
 import dataclasses
 import fnmatch
-import os
 import pathlib
 import shlex
 import signal
@@ -27,7 +26,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from experiments import atari, batch, cli, configs, figure4, report, swimmer_study
+from experiments import atari, batch, cli, configs, figure4, listing, report, swimmer_study
 from trpo_repro import environments
 from trpo_repro import runs as saved
 from trpo_repro.analysis import curves
@@ -240,25 +239,26 @@ def show(plan: Plan, pattern: str) -> None:
         for job in jobs if len(names) == 1 else ():
             print("  ", end="")
             if isinstance(job, batch.Run):
-                batch.show([job])
+                listing.show([job])
             elif isinstance(job, Script):
                 print(shlex.join(["python", *job.command]))
 
 
 def main(_):
-    if not (batch.LIST.value or batch.RUN.value or REPORT.value):
+    if not (listing.LIST.value or listing.RUN.value or REPORT.value):
         cli.refuse("give at least one of --list, --run and --report")
-    default = "runs/reproduce_smoke" if batch.BUDGET.value == "smoke" else "results"
-    batch.refuse_flags_of_train()
-    plan = Plan(batch.BUDGET.value, pathlib.Path(cli.OUT.value or default))
+    default = "runs/reproduce_smoke" if listing.BUDGET.value == "smoke" else "results"
+    listing.refuse_flags_of_train()
+    plan = Plan(listing.BUDGET.value, pathlib.Path(cli.OUT.value or default))
     try:
-        if batch.LIST.value:
+        if listing.LIST.value:
             show(plan, ONLY_UNITS.value)
-        if batch.RUN.value:
+        if listing.RUN.value:
             if HOURS.value is not None:
-                signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
-                signal.setitimer(signal.ITIMER_REAL, max(HOURS.value * 3600, 1e-3))
-            batch.execute(lambda: all_jobs(plan, ONLY_UNITS.value))
+                cli.stop_after(HOURS.value * 3600)
+            batch.execute(
+                lambda: all_jobs(plan, ONLY_UNITS.value), flags.FLAGS["ray_address"].value
+            )
         if REPORT.value:
             readme = pathlib.Path("README.md") if cli.OUT.value is None else None
             print(*report.write(plan.out, plan.budget, readme), sep="\n")

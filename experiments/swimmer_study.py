@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 from absl import flags
 
-from experiments import batch, cli, configs
+from experiments import batch, cli, configs, listing
 from trpo_repro import environments, files, runs
 from trpo_repro.analysis import intervals, plots, tables
 
@@ -49,16 +49,16 @@ def planned(budget: str, out: pathlib.Path, only: str = "*") -> list[batch.Run]:
                 directory = out / task / setting / f"seed_{seed}"
                 seeded = dataclasses.replace(config, seed=seed)
                 found.append(batch.Run(task, setting, algorithm, seeded, directory))
-    return batch.matching(found, only)
+    return listing.matching(found, only)
 
 
 def main(_):
-    smoke = batch.BUDGET.value == "smoke"
+    smoke = listing.BUDGET.value == "smoke"
     default = "runs/swimmer_study_smoke" if smoke else "results/swimmer_study"
     out = pathlib.Path(cli.OUT.value or default)
-    batch.main(
-        lambda only: planned(batch.BUDGET.value, out, only),
-        lambda: plot(planned(batch.BUDGET.value, out), out),
+    listing.main(
+        lambda only: planned(listing.BUDGET.value, out, only),
+        lambda: plot(planned(listing.BUDGET.value, out), out),
     )
 
 

@@ -2,10 +2,12 @@
 
 python experiments/train.py --task=swimmer --preset=paper --seed=1 --out=runs/swimmer_1
 
-The run's directory is runs/TASK_ALGORITHM_SEED by default.
+The run's directory is runs/TASK_ALGORITHM_SEED by default. With --seeds=1..5 the runs of several
+seeds are in --out/seed_N, --jobs at a time: the same command continues those that are unfinished.
 """
 
 import dataclasses
+import json
 import pathlib
 import textwrap
 from collections.abc import Callable
@@ -13,7 +15,7 @@ from typing import Any
 
 from absl import flags
 
-from experiments import cli, configs
+from experiments import batch, cli, configs
 from trpo_repro import cluster, runs, settings
 from trpo_repro import config as config_lib
 from trpo_repro.analysis import plots
@@ -24,6 +26,17 @@ flags.DEFINE_bool("resume", False, "Continue from the last checkpoint in --out."
 flags.DEFINE_integer(
     "stop_at", None, "Leave the run unfinished after this many iterations in all.", lower_bound=1
 )
+flags.DEFINE_string("time_limit", None, "Save and end after this long: 90s, 30m or 2h.")
+flags.DEFINE_string("seeds", None, "Run several seeds: 1..5, or 1,4,7.")
+flags.DEFINE_float(
+    "log_every",
+    None,
+    "Seconds between reports of progress; 60 without a terminal by default.",
+    lower_bound=0.0,
+)
+flags.DEFINE_bool("show_config", False, "Print the settings of the run, in JSON, and end.")
+flags.declare_key_flag("jobs")
+OWN_FLAGS = ("preset", "resume", "stop_at", "time_limit", "seeds", "log_every", "show_config")
 
 
 def _define(field: dataclasses.Field) -> None:
@@ -54,7 +67,7 @@ def help_text() -> str:
         "",
         f"Defaults are those of --preset={values['preset']} for --task={values['task']}.",
     ]
-    for name in ("preset", "resume", "stop_at", "out"):
+    for name in (*OWN_FLAGS, "jobs", "out"):
         lines += _flag_lines(name, flags.FLAGS[name].default, flags.FLAGS[name].help)
     for group in config_lib.GROUPS:
         lines += ["", f"{group.title}, for {group.readers}:"]
@@ -101,15 +114,82 @@ def _whole_number(text: str) -> int:
     return int(text)
 
 
+def seeds_from_flag() -> list[int]:
+    """Returns the seeds of --seeds.
+
+    Raises:
+      ValueError: they are none, or another flag does not go with them.
+    """
+    text = flags.FLAGS.seeds
+    first, dots, last = text.partition("..")
+    numbers = [first, last] if dots else text.split(",")
+    if not all(number.isdigit() for number in numbers):
+        raise ValueError(f"--seeds={text} is not allowed: must be like 1..5 or 1,4,7")
+    seeds = list(range(int(first), int(last) + 1)) if dots else [int(n) for n in numbers]
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError(f"--seeds={text} is not allowed: must be different seeds, in order")
+    for name in ("seed", "resume"):
+        if flags.FLAGS[name].present:
+            raise ValueError(f"--{name} is not allowed with --seeds")
+    return seeds
+
+
+def run_seeds(config: config_lib.Config, seeds: list[int], out: pathlib.Path) -> None:
+    """Makes the runs of several seeds, and draws their mean.
+
+    Raises:
+      ValueError: a run failed, or a directory holds a run of other settings.
+    """
+    planned = [
+        batch.Run(
+            config.task,
+            config.algorithm,
+            config.algorithm,
+            dataclasses.replace(config, seed=seed),
+            out / f"seed_{seed}",
+            flags.FLAGS.stop_at,
+            preset=flags.FLAGS.preset,
+        )
+        for seed in seeds
+    ]
+    for run in planned:
+        run.check()
+    batch.execute(lambda: planned, None)
+    label = f"{config.algorithm}, {config.sampler}"
+    curves = {config.task: {label: [run.directory for run in planned]}}
+    plots.learning_curves(curves, out / "learning_curve.png")
+    print(*(run.directory for run in planned), out / "learning_curve.png", sep="\n")
+
+
 def main(_):
     try:
         config = config_from_flags()
+        seeds = None if flags.FLAGS.seeds is None else seeds_from_flag()
+        limit = flags.FLAGS.time_limit
+        if limit is not None:
+            cli.stop_after(cli.seconds(limit))
     except ValueError as error:
         cli.refuse(str(error))
+    if flags.FLAGS.show_config:
+        print(json.dumps(runs.read_fields(config), indent=2))
+        return
+    if seeds is not None:
+        out = pathlib.Path(cli.OUT.value or f"runs/{config.task}_{config.algorithm}")
+        try:
+            run_seeds(config, seeds, out)
+        except (ValueError, OSError) as error:
+            cli.refuse(str(error))
+        return
     name = f"{config.task}_{config.algorithm}_{config.seed}"
     directory = pathlib.Path(cli.OUT.value or f"runs/{name}")
     try:
-        state = runs.run(config, directory, resume=flags.FLAGS.resume, stop_at=flags.FLAGS.stop_at)
+        state = runs.run(
+            config,
+            directory,
+            resume=flags.FLAGS.resume,
+            stop_at=flags.FLAGS.stop_at,
+            log_every=flags.FLAGS.log_every,
+        )
     except (ValueError, checkpoint.CheckpointError, cluster.ClusterLostError) as error:
         cli.refuse(str(error))
     except OSError as error:

@@ -171,7 +171,7 @@ def test_jobs_of_one_directory_follow_each_other_and_the_plan_is_asked_again(tmp
         return [first, second, *([third] if first.done else [])]
 
     with flagsaver.flagsaver(jobs=2):
-        batch.execute(plan)
+        batch.execute(plan, None)
     assert shared.read_text().split() == [
         "begin",
         "first",

@@ -11,8 +11,9 @@ import time
 import numpy as np
 import pytest
 from absl.testing import flagsaver
+from helpers import assert_refused
 
-from experiments import plot, train
+from experiments import cli, plot, train
 from trpo_repro import runs as runs_lib
 from trpo_repro.analysis import curves
 from trpo_repro.runs import metrics
@@ -153,3 +154,59 @@ def test_plot_draws_from_csv_files_alone(tmp_path):
     ):
         plot.main([])
     assert stop.value.code == 2
+
+
+def test_several_seeds_are_runs_of_their_own_that_continue(script, tmp_path):
+    """Each is the run that --seed makes, bit for bit; a second command makes what is missing."""
+    flags = [flag for flag in _tiny(tmp_path / "all") if not flag.startswith("--seed")]
+    result = script("train", *flags, "--seeds=3..4", "--jobs=2")
+    assert result.returncode == 0, result.stderr
+    alone = [flag for flag in flags if not flag.startswith("--out")]
+    assert script("train", *alone, "--seed=4", f"--out={tmp_path / 'four'}").returncode == 0
+    theta = [runs_lib.load_state(tmp_path / out).theta for out in ("all/seed_4", "four")]
+    assert theta[0].tobytes() == theta[1].tobytes()
+    before = (tmp_path / "all" / "seed_3" / "metrics.csv").stat().st_mtime_ns
+    result = script("train", *flags, "--seeds=3,5")
+    assert result.returncode == 0, result.stderr
+    assert "1 of 2 runs are done" in result.stdout
+    assert (tmp_path / "all" / "seed_3" / "metrics.csv").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("text", ["3..1", "1,1", "a", "1..", "..", "", "-1..2"])
+def test_wrong_seeds_are_refused(text):
+    with flagsaver.flagsaver(seeds=text), pytest.raises(ValueError, match="is not allowed: must"):
+        train.seeds_from_flag()
+
+
+def test_seeds_go_with_no_seed(script):
+    result = script("train", "--task=cartpole", "--seeds=1..2", "--seed=1")
+    assert_refused(result, "--seed is not allowed with --seeds")
+
+
+@pytest.mark.parametrize("text", ["3", "h", "", "1d", "m3"])
+def test_wrong_times_are_refused(text):
+    with pytest.raises(ValueError, match="is no time: must be like 90s, 30m or 2h"):
+        cli.seconds(text)
+
+
+def test_times():
+    assert [cli.seconds(text) for text in ("90s", "1.5m", "2h")] == [90, 90, 7200]
+
+
+def test_show_config_prints_what_the_run_reads_and_ends(script, tmp_path):
+    out = tmp_path / "run"
+    result = script("train", "--task=Hopper-v5", "--preset=gae", "--show_config", f"--out={out}")
+    shown = json.loads(result.stdout)
+    assert shown["discount"] == 0.995
+    assert "temperature" not in shown
+    assert not out.exists()
+
+
+def test_a_time_limit_saves_and_ends_and_a_line_tells_where_it_is(script, tmp_path):
+    tiny = _tiny(tmp_path, iterations=100_000)
+    result = script("train", *tiny, "--time_limit=10s", "--log_every=0")
+    assert result.returncode == 0
+    assert "continue with --resume" in result.stderr
+    done = runs_lib.load_state(tmp_path).iteration
+    # The stop can come between the save of an iteration and its line.
+    assert any(f": {last} of 100000, return" in result.stderr for last in (done - 1, done))

@@ -13,6 +13,7 @@ from trpo_repro.runs.session import (
     load,
     load_config,
     load_state,
+    read_fields,
     run,
     stop_signals,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "load_config",
     "load_policy",
     "load_state",
+    "read_fields",
     "run",
     "save_policy",
     "saved_iteration",

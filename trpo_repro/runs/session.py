@@ -9,7 +9,8 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import tqdm
@@ -33,6 +34,7 @@ def run(
     replace: bool = False,
     stop_at: int | None = None,
     command: Sequence[str] | None = None,
+    log_every: float | None = None,
 ) -> training.State | None:
     """Trains in a directory: config.json, metrics.csv, tensorboard/, checkpoints/, policy.npz.
 
@@ -48,6 +50,8 @@ def run(
       replace: a new run takes the place of the one that the directory holds.
       stop_at: leave the run unfinished after this many iterations in all.
       command: command of the session, for the record; this process's own when None.
+      log_every: seconds between reports of progress at least; when None, 1 on a terminal and 60
+        elsewhere.
 
     Returns:
       The last state completed; None if a signal came before there was one.
@@ -67,14 +71,7 @@ def run(
             trainer, state = _start(config, directory, stack, resume, replace, command)
             writer = metrics.Writer(directory, state.iteration)
             stack.callback(writer.close)
-            progress = tqdm.tqdm(
-                initial=state.iteration,
-                total=config.iterations,
-                unit="iteration",
-                desc=f"{config.task} {config.algorithm} seed {config.seed}",
-                dynamic_ncols=True,
-                mininterval=1.0,
-            )
+            progress = _Progress(config, state.iteration, log_every)
             stack.callback(progress.close)
             for after, row in training.iterations(trainer, state, stop_at):
                 with _held_signals():
@@ -86,11 +83,7 @@ def run(
                     if state.iteration == (stop_at or config.iterations) // 2:
                         saved_policies.save_policy(directory / HALF, trainer.policy, state)
                     checkpoint.save(checkpoints, state.iteration, state.to_arrays(), run=digest)
-                kl = f"KL {row['mean_kl']:.3g}, " if "mean_kl" in row else ""
-                progress.set_postfix_str(
-                    f"return {row['return_recent']:.4g}, {kl}{row['steps_per_second']:.0f} steps/s"
-                )
-                progress.update()
+                progress.report(row)
             with _held_signals():
                 _leave(config, directory, trainer, state)
         except KeyboardInterrupt:
@@ -102,6 +95,40 @@ def run(
                 message = f"stopped; {done} iterations saved; continue with --resume"
                 tqdm.tqdm.write(message, file=sys.stderr)
     return state
+
+
+class _Progress:
+    """A bar on a terminal; elsewhere a line now and then."""
+
+    def __init__(self, config: Config, completed_iterations: int, log_every: float | None):
+        self._name = f"{config.task} {config.algorithm} seed {config.seed}"
+        self._total = config.iterations
+        is_terminal = sys.stderr.isatty()
+        self._every = (1.0 if is_terminal else 60.0) if log_every is None else log_every
+        self._reported = time.monotonic()
+        self._bar = tqdm.tqdm(
+            initial=completed_iterations,
+            total=config.iterations,
+            unit="iteration",
+            desc=self._name,
+            dynamic_ncols=True,
+            mininterval=self._every,
+            disable=not is_terminal,
+        )
+
+    def report(self, row: Mapping[str, Any]) -> None:
+        """Reports an iteration by its row of metrics."""
+        kl = f"KL {row['mean_kl']:.3g}, " if "mean_kl" in row else ""
+        text = f"return {row['return_recent']:.4g}, {kl}{row['steps_per_second']:.0f} steps/s"
+        self._bar.set_postfix_str(text, refresh=False)
+        self._bar.update()
+        now, last = time.monotonic(), row["iteration"] == self._total
+        if self._bar.disable and (last or now - self._reported >= self._every):
+            self._reported = now
+            print(f"{self._name}: {row['iteration']} of {self._total}, {text}", file=sys.stderr)
+
+    def close(self) -> None:
+        self._bar.close()
 
 
 def _leave(

@@ -1,0 +1,82 @@
+"""What the scripts of many runs share: --list, --run and --plot."""
+
+import dataclasses
+import fnmatch
+import shlex
+from collections.abc import Callable, Sequence
+
+from absl import flags
+
+from experiments import batch, cli, train
+from trpo_repro import config
+
+LIST = flags.DEFINE_bool("list", False, "Print the command of every run, and what is done.")
+RUN = flags.DEFINE_bool("run", False, "Run what is missing.")
+PLOT = flags.DEFINE_bool("plot", False, "Draw the figures and write the tables.")
+BUDGET = flags.DEFINE_enum(
+    "budget", "medium", ["smoke", "medium", "paper"], "Size of the runs; smoke is for tests."
+)
+ONLY = flags.DEFINE_string(
+    "only",
+    "*",
+    "Glob of TASK/SETTING/seed_N: the runs to list or run; figures take all that there are.",
+)
+
+
+def main(planned: Callable[[str], list[batch.Run]], draw: Callable[[], None]) -> None:
+    """Does what --list, --run and --plot ask for.
+
+    Args:
+      planned: glob of names → the runs of the experiment.
+      draw: makes the figures and tables.
+    """
+    if not (LIST.value or RUN.value or PLOT.value):
+        cli.refuse("give at least one of --list, --run and --plot")
+    refuse_flags_of_train()
+    try:
+        chosen = planned(ONLY.value)
+        if LIST.value:
+            show(chosen)
+        if RUN.value:
+            for run in chosen:
+                run.check()
+            batch.execute(lambda: planned(ONLY.value), flags.FLAGS["ray_address"].value)
+        if PLOT.value:
+            draw()
+    except (ValueError, OSError) as error:
+        cli.refuse(str(error))
+
+
+def refuse_flags_of_train() -> None:
+    """Ends the process with one line if a flag of train.py's is given."""
+    settings = (field.name for field in dataclasses.fields(config.Config))
+    for name in sorted({*train.OWN_FLAGS, *settings} - {"ray_address"}):
+        if flags.FLAGS[name].present:
+            cli.refuse(
+                f"--{name} is train.py's: the budget decides the settings, and runs continue where "
+                "they stopped"
+            )
+
+
+def show(chosen: Sequence[batch.Run]) -> None:
+    """Prints every run's command; what is done is marked."""
+    for run in chosen:
+        command = shlex.join(run.command)
+        try:
+            state = "done" if run.done else f"{run.iterations} of {run.wanted} iterations"
+        except ValueError as error:
+            state = str(error)
+        print(command + (f"  # {state}" if run.iterations else ""))
+
+
+def matching(planned: Sequence[batch.Run], only: str) -> list[batch.Run]:
+    """Returns those whose names match a glob.
+
+    Raises:
+      ValueError: none does.
+    """
+    found = [run for run in planned if fnmatch.fnmatch(run.name, only)]
+    if not found:
+        some = ", ".join(run.name for run in planned[:3])
+        raise ValueError(f"--only={only} matches no run of the budget, such as {some}")
+    return found
