@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import pathlib
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol
@@ -25,6 +26,9 @@ JOBS = flags.DEFINE_integer(
     "Runs at a time, which share the cores; 1 by default, on a cluster as many as it has cores.",
     lower_bound=1,
 )
+
+
+STEPS_PER_SECOND = 15_000  # of one core, where nothing has been measured
 
 
 class Job(Protocol):
@@ -65,6 +69,7 @@ class Run:
       stop_at: iterations that the experiment asks for, of the configuration's; None for all.
       screening: the run only helps to choose the value of a sweep.
       preset: preset of configs.PRESETS, that the command amends.
+      evaluate_at: iterations after which the policy is evaluated.
     """
 
     task: str
@@ -75,6 +80,7 @@ class Run:
     stop_at: int | None = None
     screening: bool = False
     preset: str = "paper"
+    evaluate_at: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:
@@ -109,6 +115,8 @@ class Run:
             changed = {"preset": self.preset, **changed}
         if self.stop_at is not None:
             changed["stop_at"] = self.stop_at
+        if self.evaluate_at:
+            changed["evaluate_at"] = ",".join(map(str, self.evaluate_at))
         named = {"task": self.task, **changed, "seed": self.config.seed, "out": self.directory}
         return [f"--{name}={value}" for name, value in named.items()]
 
@@ -157,7 +165,7 @@ class Run:
         if self.config.is_atari:
             share = {"workers": cores if cores > 1 else 0}
         shared = dataclasses.replace(self.config, **share)
-        return _train, shared, self.directory, self.stop_at, self.command
+        return _train, shared, self.directory, self.stop_at, self.evaluate_at, self.command
 
     def check(self) -> None:
         """Raises ValueError if the directory holds a run that can be neither used nor resumed."""
@@ -169,6 +177,53 @@ class Run:
                 f"{self.directory} has {self.iterations} of {self.wanted} iterations "
                 "and no checkpoint to resume from: move it away, or give another --out"
             )
+
+
+@dataclasses.dataclass(frozen=True)
+class Script:
+    """An experiment that is one script, run as a whole.
+
+    Attributes:
+      name: name of the experiment.
+      command: script and arguments; the script is of this tree, whatever the working directory is.
+      outputs: files that it leaves.
+      minutes: minutes that it takes on one core.
+      python: interpreter, this one's by default.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    outputs: tuple[pathlib.Path, ...]
+    minutes: float
+    python: str = sys.executable
+
+    @property
+    def label(self) -> str:
+        return self.name
+
+    @property
+    def log(self) -> pathlib.Path:
+        return pathlib.Path("runs") / f"{self.name.replace('/', '_')}.log"
+
+    @property
+    def done(self) -> bool:
+        return all(output.exists() for output in self.outputs)
+
+    @property
+    def steps(self) -> tuple[int, int]:
+        """Done and asked for, as if they were environment steps."""
+        total = int(self.minutes * 60 * STEPS_PER_SECOND)
+        return total * self.done, total
+
+    def job(self, cores: int) -> tuple[Callable[..., None], *tuple[Any, ...]]:
+        return _run_script, self.python, self.command, self.log
+
+
+def _run_script(python: str, command: Sequence[str], log: pathlib.Path) -> None:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a") as file, runs.stop_signals(signal.default_int_handler):
+        script = pathlib.Path(__file__).parent.parent / command[0]
+        subprocess.run([python, str(script), *command[1:]], stdout=file, stderr=file, check=True)
 
 
 class LocalPool:
@@ -350,7 +405,11 @@ def most_steps(run: Run, iterations: int) -> int:
 
 
 def _train(
-    settings: config.Config, directory: pathlib.Path, stop_at: int | None, command: list[str]
+    settings: config.Config,
+    directory: pathlib.Path,
+    stop_at: int | None,
+    evaluate_at: tuple[int, ...],
+    command: list[str],
 ) -> None:
     """Makes or resumes a run in this worker; what it prints goes to train.log."""
     directory.mkdir(parents=True, exist_ok=True)
@@ -361,7 +420,13 @@ def _train(
     if not resume:
         (directory / "evaluation.json").unlink(missing_ok=True)  # of the policy before
     runs.run(
-        settings, directory, resume=resume, replace=not resume, stop_at=stop_at, command=command
+        settings,
+        directory,
+        resume=resume,
+        replace=not resume,
+        stop_at=stop_at,
+        evaluate_at=evaluate_at,
+        command=command,
     )
 
 

@@ -402,8 +402,8 @@ def _iterations_per_second(config: config_lib.Config, iterations: int) -> float:
 
 
 def _peer_steps_per_second(python: str) -> float:
-    script = pathlib.Path(__file__).with_name("bench_peer.py")
-    command = [python, str(script)]
+    script = pathlib.Path(__file__).with_name("peer.py")
+    command = [python, str(script), "--task=Hopper-v5", f"--steps={20 * 2048}"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
         cli.refuse(f"{' '.join(command)} failed: {result.stderr.strip().splitlines()[-1]}")

@@ -79,7 +79,7 @@ PAPER_POPULATION = {"cartpole": 50, "swimmer": 50, "hopper": 1000, "walker": 100
 # Hopper-v5: γ = 0.99 with λ = 0.95 or 0.98 falls after 300 to 500 steps at 1300 to 2800.
 GAE = Config(
     task="Hopper-v5",
-    iterations=488,
+    iterations=489,
     steps_per_iteration=2048,
     path_length=128,
     fresh_paths=False,
@@ -93,6 +93,9 @@ GAE = Config(
     fisher_fraction=1.0,
     cg_iterations=15,
 )
+
+# Swimmer's published scores above 200 are at this γ.
+GAE_DISCOUNTS = {"Swimmer-v5": 0.9999}
 
 PRESETS = ("paper", "gae")
 
@@ -301,7 +304,8 @@ def preset(
         for wrong, what in ((sampler == "vine", "sampler=vine"), (is_atari, "Atari games")):
             if wrong:
                 raise ValueError(f"preset=gae is not allowed with {what}: must be paper")
-        return dataclasses.replace(GAE, task=task)
+        discount = GAE_DISCOUNTS.get(task, GAE.discount)
+        return dataclasses.replace(GAE, task=task, discount=discount)
     if is_atari:
         start = dataclasses.replace(ATARI, task=task)
         vine = {"sampler": "vine", **ATARI_VINE} if sampler == "vine" else {}
@@ -317,19 +321,54 @@ def preset(
     return start
 
 
-# Gymnasium's tasks: (task, name of the setting) → configuration. Choice: classic control has a
-# fifth of Hopper's steps, and with vine as many iterations as cart-pole in Figure 4.
-GYMNASIUM_RUNS: dict[tuple[str, str], Config] = {
-    ("Hopper-v5", "gae"): preset("gae", "Hopper-v5"),
-    **{
-        (task, "gae"): dataclasses.replace(preset("gae", task), iterations=98)
-        for task in ("CartPole-v1", "Pendulum-v1", "Acrobot-v1")
-    },
-    **{
-        (task, "vine"): dataclasses.replace(preset("paper", task, "vine"), iterations=50)
-        for task in ("CartPole-v1", "Pendulum-v1", "Acrobot-v1")
-    },
-}
+def gae_iterations(steps: int) -> int:
+    """Returns the iterations of preset `gae` after which a run has at least so many steps."""
+    return -(-steps // GAE.steps_per_iteration)
+
+
+# Gymnasium's tasks, for experiments/benchmark.py.
+MUJOCO_TASKS = (
+    "Swimmer-v5",
+    "Hopper-v5",
+    "Walker2d-v5",
+    "HalfCheetah-v5",
+    "InvertedPendulum-v5",
+    "InvertedDoublePendulum-v5",
+    "Reacher-v5",
+    "Ant-v5",
+)
+CONTINUED_TASKS = ("Hopper-v5", "Walker2d-v5", "HalfCheetah-v5")  # to three million steps
+PEER_TASKS = (
+    "Swimmer-v5",
+    "Hopper-v5",
+    "Walker2d-v5",
+    "HalfCheetah-v5",
+    "InvertedDoublePendulum-v5",
+)
+CLASSIC_TASKS = ("CartPole-v1", "Pendulum-v1", "Acrobot-v1")
+MILLION = 1_000_000
+EVALUATED_STEPS = (100_000, 200_000, 500_000, MILLION, 3 * MILLION)
+SEEDS = {"gae": 5, "classic": 3}
+
+
+def gymnasium_runs() -> dict[tuple[str, str], Config]:
+    """Returns (task, name of the setting) → configuration, of Gymnasium's tasks.
+
+    Choice: classic control has a fifth of the steps, and with vine as many iterations as cart-pole
+    in Figure 4.
+    """
+    longest = gae_iterations(EVALUATED_STEPS[-1])
+    runs = {}
+    for task in MUJOCO_TASKS:
+        start = preset("gae", task)
+        if task in CONTINUED_TASKS:
+            start = dataclasses.replace(start, iterations=longest)
+        runs[task, "gae"] = start
+    for task in CLASSIC_TASKS:
+        runs[task, "gae"] = dataclasses.replace(preset("gae", task), iterations=98)
+        runs[task, "vine"] = dataclasses.replace(preset("paper", task, "vine"), iterations=50)
+    return runs
+
 
 # Films in results/films: name → run.
 FILMS = {

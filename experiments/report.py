@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from experiments import atari, batch, claims, configs, figure4, swimmer_study
+from experiments import atari, batch, benchmark, claims, configs, figure4, swimmer_study
 from trpo_repro import config, files, settings
-from trpo_repro.analysis import curves, intervals, plots, tables
+from trpo_repro.analysis import curves, intervals, tables
 
 BEGIN, END = "<!-- begin: make report -->", "<!-- end: make report -->"
 # What the paper's Figure 4 shows at the end of vine and single path, in reward per time step.
@@ -49,13 +49,9 @@ def write(out: pathlib.Path, budget: str, readme: pathlib.Path | None) -> list[p
     games = atari.planned(budget, out / "atari")
     if any(run.iterations for run in games):
         atari.plot(games, out / "atari")
-    panels: dict[str, dict[str, list[pathlib.Path]]] = {}
-    for task, setting in configs.GYMNASIUM_RUNS:
-        if found := sorted((out / task / setting).glob("seed_*")):
-            panels.setdefault(task, {})[f"TRPO, {setting}"] = found
-    if panels:
-        written.append(out / "gymnasium.png")
-        plots.learning_curves(panels, written[-1], x="env_steps", y="return_recent")
+    tasks = benchmark.planned(budget, out)
+    if any(run.iterations > 1 for run in tasks):
+        written += benchmark.plot(tasks, out)
     if claims.draw(claims.Results(out, budget), out / "claims.png"):
         written.append(out / "claims.png")
     for path, text in texts(out, budget, readme).items():
@@ -72,6 +68,7 @@ def texts(out: pathlib.Path, budget: str, readme: pathlib.Path | None) -> dict[p
         out / "README.md": _results_readme(out, budget, runs, verdicts),
         out / "claims.md": claims.table(verdicts),
         out / f"figure4_{budget}.csv": figure4.table(runs),
+        **benchmark.texts(benchmark.planned(budget, out), out),
     }
     if readme is not None:
         found[readme] = _with_block(readme, _summary(out, budget, runs, verdicts))
@@ -188,7 +185,7 @@ def _results_readme(
         _claims_section(out, verdicts),
         _figure4_section(out, budget, runs),
         _swimmer_study(out / "swimmer_study"),
-        _gymnasium_section(out),
+        benchmark.section(benchmark.planned(budget, out), out),
         _atari_section(out / "atari"),
         _films_section(out),
         _theory_section(out),
@@ -242,31 +239,6 @@ def _figure4_section(out: pathlib.Path, budget: str, runs: Sequence[batch.Run]) 
         "```sh",
         *(_command(run) for run in runs if run.config.seed == 1 and run.done and not run.screening),
         "```",
-        "",
-    ]
-
-
-def _gymnasium_section(out: pathlib.Path) -> list[str]:
-    """Returns the section on Gymnasium's own tasks."""
-    rows = []
-    for task, setting in configs.GYMNASIUM_RUNS:
-        found = sorted((out / task / setting).glob("seed_*/metrics.csv"))
-        if found:
-            read = [curves.read(path) for path in found]
-            recent = np.array([table["return_recent"][-1] for table in read])
-            steps = np.mean([table["env_steps"][-1] for table in read])
-            cells = (f"[{task}]({task}/{setting})", setting, str(len(found)), _count(steps))
-            rows.append((*cells, str(intervals.of_mean(recent))))
-    if not rows:
-        return []
-    return [
-        "## Gymnasium's tasks",
-        "",
-        "Mean return of the last 100 training episodes [95% interval over seeds]:",
-        "",
-        *tables.markdown(("task", "setting", "seeds", "steps", "return"), rows),
-        "",
-        "![Gymnasium's tasks](gymnasium.png)",
         "",
     ]
 

@@ -17,18 +17,23 @@ import dataclasses
 import fnmatch
 import pathlib
 import shlex
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from absl import flags
 
-from experiments import atari, batch, cli, configs, figure4, listing, report, swimmer_study
+from experiments import (
+    atari,
+    batch,
+    benchmark,
+    cli,
+    configs,
+    figure4,
+    listing,
+    report,
+    swimmer_study,
+)
 from trpo_repro import environments
-from trpo_repro import runs as saved
 from trpo_repro.analysis import curves
 
 flags.declare_key_flag("list")
@@ -40,7 +45,6 @@ flags.declare_key_flag("out")
 ONLY_UNITS = flags.DEFINE_string("units", "*", "Glob of the units to list or run.")
 HOURS = flags.DEFINE_float("hours", None, "Stop after this long; the runs save.", lower_bound=0.0)
 REPORT = flags.DEFINE_bool("report", False, "Draw all figures and write all tables and texts.")
-STEPS_PER_SECOND = 15_000  # of one core, where nothing has been measured
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,22 +76,14 @@ class Plan:
     def swimmer_study(self) -> list[batch.Job]:
         return list(swimmer_study.planned(self.budget, self.out / "swimmer_study"))
 
-    def gymnasium(self) -> list[batch.Job]:
-        """Returns the runs of Gymnasium's tasks."""
-        seeds = 1 if self.budget == "smoke" else 3
-        changes: dict[str, Any] = {"iterations": 2} if self.budget == "smoke" else {}
-        return [
-            batch.Run(
-                task,
-                setting,
-                "vine" if start.sampler == "vine" else "single_path",
-                dataclasses.replace(start, seed=seed, **changes),
-                self.out / task / setting / f"seed_{seed}",
-                preset="paper" if start.sampler == "vine" else "gae",
-            )
-            for (task, setting), start in configs.GYMNASIUM_RUNS.items()
-            for seed in range(1, seeds + 1)
-        ]
+    def benchmark(self, *tasks: str, iterations: int | None = None) -> list[batch.Job]:
+        """Returns the runs of some of Gymnasium's tasks, to so many iterations at most."""
+        runs = benchmark.planned(self.budget, self.out)
+        return _until([run for run in runs if run.task in tasks], iterations)
+
+    def peers(self) -> list[batch.Job]:
+        """Returns the runs of SB3-contrib's TRPO; there are no small ones for tests."""
+        return [] if self.budget == "smoke" else benchmark.planned_peers(self.out)
 
     def script(self, name: str, outputs: Sequence[str], minutes: float) -> list[batch.Job]:
         """Returns an experiment that is one script; there is no small one for tests."""
@@ -95,7 +91,7 @@ class Plan:
             return []
         paths = tuple(self.out / output for output in outputs)
         command = (f"experiments/{name}.py", f"--out={paths[0].parent}")
-        return [Script(name, command, paths, minutes)]
+        return [batch.Script(name, command, paths, minutes)]
 
 
 def _until(runs: Sequence[batch.Run], iterations: int | None) -> list[batch.Job]:
@@ -106,53 +102,6 @@ def _until(runs: Sequence[batch.Run], iterations: int | None) -> list[batch.Job]
         )
         for run in runs
     ]
-
-
-@dataclasses.dataclass(frozen=True)
-class Script:
-    """An experiment that is one script, run as a whole.
-
-    Attributes:
-      name: name of the unit.
-      command: arguments of Python.
-      outputs: files that it leaves.
-      minutes: minutes that it takes on one core.
-    """
-
-    name: str
-    command: tuple[str, ...]
-    outputs: tuple[pathlib.Path, ...]
-    minutes: float
-
-    @property
-    def label(self) -> str:
-        return self.name
-
-    @property
-    def log(self) -> pathlib.Path:
-        return pathlib.Path("runs") / f"{self.name}.log"
-
-    @property
-    def done(self) -> bool:
-        return all(output.exists() for output in self.outputs)
-
-    @property
-    def steps(self) -> tuple[int, int]:
-        """Done and asked for, as if they were environment steps."""
-        total = int(self.minutes * 60 * STEPS_PER_SECOND)
-        return total * self.done, total
-
-    def job(self, cores: int) -> tuple[Callable[..., None], *tuple[Any, ...]]:
-        return _run_script, self.command, self.log
-
-
-def _run_script(command: Sequence[str], log: pathlib.Path) -> None:
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a") as file, saved.stop_signals(signal.default_int_handler):
-        # Of this tree, whatever the working directory is: its libraries are those imported here.
-        script = pathlib.Path(__file__).parent.parent / command[0]
-        command = [sys.executable, str(script), *command[1:]]
-        subprocess.run(command, stdout=file, stderr=file, check=True)
 
 
 UNITS: dict[str, Callable[[Plan], list[batch.Job]]] = {
@@ -176,7 +125,12 @@ UNITS: dict[str, Callable[[Plan], list[batch.Job]]] = {
         *plan.figure4_until("swimmer/vine/*", None),
         *plan.figure4_until("swimmer/single_path/*", None),
     ],
-    "gymnasium": Plan.gymnasium,
+    "benchmark": lambda plan: plan.benchmark(
+        *configs.MUJOCO_TASKS, iterations=configs.gae_iterations(configs.MILLION)
+    ),
+    "classic_control": lambda plan: plan.benchmark(*configs.CLASSIC_TASKS),
+    "benchmark_peers": Plan.peers,
+    "benchmark_continued": lambda plan: plan.benchmark(*configs.CONTINUED_TASKS),
     "hopper_and_walker": lambda plan: plan.figure4("hopper/*", "walker/*"),
     "atari_round_1": lambda plan: plan.atari("single_path", configs.ATARI_ROUND),
     "atari_round_2": lambda plan: plan.atari("single_path", 2 * configs.ATARI_ROUND),
@@ -230,7 +184,7 @@ def show(plan: Plan, pattern: str) -> None:
         jobs = UNITS[name](plan)
         missing = [job for job in jobs if not job.done]
         seconds = sum(
-            (job.steps[1] - job.steps[0]) / rates.get(_kind(job), STEPS_PER_SECOND)
+            (job.steps[1] - job.steps[0]) / rates.get(_kind(job), batch.STEPS_PER_SECOND)
             for job in missing
         )
         left, done = seconds / (batch.JOBS.value or 1) / 3600, len(jobs) - len(missing)
@@ -240,7 +194,7 @@ def show(plan: Plan, pattern: str) -> None:
             print("  ", end="")
             if isinstance(job, batch.Run):
                 listing.show([job])
-            elif isinstance(job, Script):
+            elif isinstance(job, batch.Script):
                 print(shlex.join(["python", *job.command]))
 
 

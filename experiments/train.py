@@ -26,6 +26,11 @@ flags.DEFINE_bool("resume", False, "Continue from the last checkpoint in --out."
 flags.DEFINE_integer(
     "stop_at", None, "Leave the run unfinished after this many iterations in all.", lower_bound=1
 )
+flags.DEFINE_list(
+    "evaluate_at",
+    [],
+    "Iterations after which 100 episodes are played by samples and 100 by the policy's mode.",
+)
 flags.DEFINE_string("time_limit", None, "Save and end after this long: 90s, 30m or 2h.")
 flags.DEFINE_string("seeds", None, "Run several seeds: 1..5, or 1,4,7.")
 flags.DEFINE_float(
@@ -36,7 +41,16 @@ flags.DEFINE_float(
 )
 flags.DEFINE_bool("show_config", False, "Print the settings of the run, in JSON, and end.")
 flags.declare_key_flag("jobs")
-OWN_FLAGS = ("preset", "resume", "stop_at", "time_limit", "seeds", "log_every", "show_config")
+OWN_FLAGS = (
+    "preset",
+    "resume",
+    "stop_at",
+    "evaluate_at",
+    "time_limit",
+    "seeds",
+    "log_every",
+    "show_config",
+)
 
 
 def _define(field: dataclasses.Field) -> None:
@@ -97,7 +111,7 @@ def config_from_flags() -> config_lib.Config:
         if values[field.name] is not None
     }
     if "hidden_sizes" in given:
-        given["hidden_sizes"] = tuple(_whole_number(text) for text in given["hidden_sizes"] if text)
+        given["hidden_sizes"] = _whole_numbers("hidden_sizes", given["hidden_sizes"])
     start = configs.preset(
         values["preset"], given.pop("task"), given.get("sampler"), given.get("algorithm")
     )
@@ -108,10 +122,12 @@ def config_from_flags() -> config_lib.Config:
     return config
 
 
-def _whole_number(text: str) -> int:
-    if not text.strip().isdigit():
-        raise ValueError(f"hidden_sizes={text} is not allowed: must be whole numbers, like 64,64")
-    return int(text)
+def _whole_numbers(name: str, texts: list[str]) -> tuple[int, ...]:
+    texts = [text.strip() for text in texts if text]
+    for text in texts:
+        if not text.isdigit():
+            raise ValueError(f"{name}={text} is not allowed: must be whole numbers, like 64,64")
+    return tuple(map(int, texts))
 
 
 def seeds_from_flag() -> list[int]:
@@ -149,6 +165,7 @@ def run_seeds(config: config_lib.Config, seeds: list[int], out: pathlib.Path) ->
             out / f"seed_{seed}",
             flags.FLAGS.stop_at,
             preset=flags.FLAGS.preset,
+            evaluate_at=_whole_numbers("evaluate_at", flags.FLAGS.evaluate_at),
         )
         for seed in seeds
     ]
@@ -188,6 +205,7 @@ def main(_):
             directory,
             resume=flags.FLAGS.resume,
             stop_at=flags.FLAGS.stop_at,
+            evaluate_at=_whole_numbers("evaluate_at", flags.FLAGS.evaluate_at),
             log_every=flags.FLAGS.log_every,
         )
     except (ValueError, checkpoint.CheckpointError, cluster.ClusterLostError) as error:

@@ -35,7 +35,8 @@ def final(config, directory):
     """Trains; returns all columns of the metrics but times, and the last state's arrays."""
     runs.run(config, directory, resume=False)
     table = curves.read(directory / "metrics.csv")
-    columns = {name: column for name, column in table.items() if name not in metrics.TIMES}
+    times = (*metrics.TIMES, "seconds")
+    columns = {name: column for name, column in table.items() if name not in times}
     return columns, runs.load_state(directory).to_arrays()
 
 

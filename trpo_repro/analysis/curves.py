@@ -9,6 +9,8 @@ import numpy as np
 def read(path: pathlib.Path) -> dict[str, np.ndarray]:
     """Returns a metrics.csv by column, [iterations] each; empty cells are NaN.
 
+    `seconds`, since the run began, is added: of sampling and updates.
+
     Raises:
       ValueError: the file has no rows, or is damaged.
     """
@@ -28,4 +30,6 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
             columns[name] = np.array([float(cell) if cell else np.nan for cell in cells])
         except ValueError:
             columns[name] = np.array(cells)
+    if "seconds" not in columns and "seconds_update" in columns:
+        columns["seconds"] = np.cumsum(columns["seconds_sampling"] + columns["seconds_update"])
     return columns

@@ -15,6 +15,7 @@ from trpo_repro.analysis import curves, intervals
 LABELS = {
     "iteration": "policy iterations",
     "env_steps": "simulator steps",
+    "seconds": "seconds of training",
     "return_mean": "mean undiscounted return",
     "return_recent": "mean return of the last 100 episodes",
     "reward_per_step": "reward per time step (return / time limit)",
@@ -27,7 +28,7 @@ def learning_curves(
     panels: Mapping[str, Mapping[str, Sequence[pathlib.Path]]],
     output: pathlib.Path,
     *,
-    x: str = "iteration",
+    x: str | Sequence[str] = "iteration",
     y: str = "return_mean",
     lengths: Mapping[str, int] | None = None,
     levels: Mapping[str, Mapping[str, float]] | None = None,
@@ -40,7 +41,7 @@ def learning_curves(
       panels: title → label → run directories; a label, up to a comma, has the same color in
         every panel. Panels without labels are left out.
       output: PNG to write.
-      x: column of metrics.csv on the horizontal axes.
+      x: column of metrics.csv on the horizontal axes; of several, a panel each, side by side.
       y: column on the vertical axes.
       lengths: title → iterations to draw at most.
       levels: title → label → height of a horizontal line to compare with.
@@ -55,11 +56,13 @@ def learning_curves(
     panels = {title: groups for title, groups in panels.items() if groups}
     if not panels:
         raise ValueError("there is no run to draw")
-    drawn = [(title, title, y) for title in panels]
+    xs = [x] if isinstance(x, str) else list(x)
+    drawn = [(title, title, x, y) for title in panels for x in xs]
     drawn += [
         (
             "\n".join([title.partition("\n")[0] + ": episode length", *title.splitlines()[1:]]),
             title,
+            xs[0],
             "episode_length",
         )
         for title in with_episode_length
@@ -72,7 +75,7 @@ def learning_curves(
     labels = list(
         dict.fromkeys(label.partition(",")[0] for groups in panels.values() for label in groups)
     )
-    for axes, (heading, title, column) in zip(grid.flat, drawn, strict=False):
+    for axes, (heading, title, x, column) in zip(grid.flat, drawn, strict=False):
         groups = panels[title]
         for label, runs in groups.items():
             # A label without the value that follows a comma has one color in every panel.
@@ -96,6 +99,48 @@ def learning_curves(
         axes.remove()
     if any(len(runs) > 1 for groups in panels.values() for runs in groups.values()):
         canvas.supxlabel("bands: 95% bootstrap interval of the mean over seeds", fontsize=8)
+    canvas.savefig(output, dpi=150)
+
+
+def ranges(
+    panels: Mapping[str, Sequence[tuple[str, intervals.Interval, bool]]],
+    output: pathlib.Path,
+    *,
+    label: str,
+    columns: int = 2,
+) -> None:
+    """Draws numbers with their intervals, a row each; those of ours on a shaded band.
+
+    Args:
+      panels: title → (name, number, whether it is ours), from the top.
+      output: PNG to write.
+      label: what the numbers are.
+      columns: panels side by side.
+    """
+    columns = min(len(panels), columns)
+    rows = -(-len(panels) // columns)
+    tallest = max(len(entries) for entries in panels.values())
+    size = (7.0 * columns, (0.24 * tallest + 0.9) * rows)
+    canvas = figure.Figure(figsize=size, layout="constrained")
+    grid = canvas.subplots(rows, columns, squeeze=False)
+    for axes, (title, entries) in zip(grid.flat, panels.items(), strict=False):
+        for i, (_, number, is_ours) in enumerate(entries):
+            color = "C3" if is_ours else "black"
+            if is_ours and np.isfinite(number.low):
+                axes.axvspan(number.low, number.high, color=color, alpha=0.08, linewidth=0)
+            if np.isfinite(number.low):
+                axes.plot([number.low, number.high], [i, i], color=color, linewidth=2)
+            has_interval = np.isfinite(number.low)
+            axes.plot([number.value], [i], "o" if has_interval else "D", color=color, markersize=5)
+        axes.set_yticks(range(len(entries)), [name for name, _, _ in entries], fontsize="small")
+        axes.set_ylim(len(entries) - 0.5, -0.5)
+        axes.set(title=title, xlabel=label)
+        axes.grid(alpha=0.3, axis="x")
+    for axes in grid.flat[len(panels) :]:
+        axes.remove()
+    canvas.supxlabel(
+        "lines: 95% intervals over seeds; diamonds: no interval can be had", fontsize=8
+    )
     canvas.savefig(output, dpi=150)
 
 

@@ -8,7 +8,7 @@ import io
 import math
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -55,17 +55,11 @@ class Writer:
           ValueError: the rows before are not there.
         """
         self._path = directory / "metrics.csv"
-        kept = []
-        if self._path.exists():
-            try:
-                with self._path.open(newline="") as file:
-                    kept = list(csv.reader(file))[1 : completed_iterations + 1]
-            except (csv.Error, UnicodeError) as error:
-                raise ValueError(f"{self._path} is damaged: {error}") from error
+        kept = read_rows(self._path)[1 : completed_iterations + 1]
         expected = [str(i) for i in range(1, completed_iterations + 1)]
         if [row[0] for row in kept if len(row) == len(COLUMNS)] != expected:
             raise ValueError(f"{self._path} lacks rows of the {completed_iterations} iterations")
-        files.write_text(self._path, "".join(map(_line, [COLUMNS, *kept])))
+        write_rows(self._path, [COLUMNS, *kept])
         board = directory / "tensorboard"
         if board.exists() and not board.is_dir():
             raise ValueError(f"{board} is not a directory; move it away")
@@ -88,6 +82,26 @@ class Writer:
     def close(self) -> None:
         self._file.close()
         self._board.close()
+
+
+def read_rows(path: pathlib.Path) -> list[list[str]]:
+    """Returns the rows of a CSV file, its head first; none if there is no file.
+
+    Raises:
+      ValueError: it is damaged.
+    """
+    if not path.exists():
+        return []
+    try:
+        with path.open(newline="") as file:
+            return list(csv.reader(file))
+    except (csv.Error, UnicodeError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def write_rows(path: pathlib.Path, rows: Iterable[Iterable[Any]]) -> None:
+    """Replaces a CSV file."""
+    files.write_text(path, "".join(_line(map(_text, row)) for row in rows))
 
 
 def _text(value: Any) -> str:

@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import tqdm
@@ -18,7 +18,7 @@ from absl import logging
 
 from trpo_repro import environments, files, training
 from trpo_repro.config import BLACK_BOX, Config, unused_settings
-from trpo_repro.runs import checkpoint, metrics, provenance, saved_policies
+from trpo_repro.runs import checkpoint, evaluations, metrics, provenance, saved_policies
 
 HALF = "policy_half.npz"  # the policy after half of the iterations
 
@@ -33,6 +33,7 @@ def run(
     resume: bool = False,
     replace: bool = False,
     stop_at: int | None = None,
+    evaluate_at: Collection[int] = (),
     command: Sequence[str] | None = None,
     log_every: float | None = None,
 ) -> training.State | None:
@@ -49,6 +50,8 @@ def run(
       resume: continue from the directory's last checkpoint.
       replace: a new run takes the place of the one that the directory holds.
       stop_at: leave the run unfinished after this many iterations in all.
+      evaluate_at: iterations after which 100 episodes are played by samples of the policy and 100
+        by its most probable actions; evaluation.csv has a row of each.
       command: command of the session, for the record; this process's own when None.
       log_every: seconds between reports of progress at least; when None, 1 on a terminal and 60
         elsewhere.
@@ -71,9 +74,11 @@ def run(
             trainer, state = _start(config, directory, stack, resume, replace, command)
             writer = metrics.Writer(directory, state.iteration)
             stack.callback(writer.close)
+            evaluated = evaluations.Evaluations(config, directory, evaluate_at, state.iteration)
             progress = _Progress(config, state.iteration, log_every)
             stack.callback(progress.close)
             for after, row in training.iterations(trainer, state, stop_at):
+                evaluated.after(trainer, after)
                 with _held_signals():
                     if training.ended(config, after) or after.iteration == stop_at:
                         # Before the last line of metrics.csv, which tells that the run is done.
@@ -205,7 +210,7 @@ def _start(
 
 def _clear(directory: pathlib.Path) -> None:
     """Deletes what a run before has left."""
-    for name in ("config.json", "metrics.csv", "policy.npz", HALF):
+    for name in ("config.json", "metrics.csv", "policy.npz", HALF, evaluations.FILE):
         (directory / name).unlink(missing_ok=True)
     shutil.rmtree(directory / "tensorboard", ignore_errors=True)
 

@@ -1,0 +1,469 @@
+"""Gymnasium's tasks, beside published scores and beside SB3-contrib's TRPO on this machine.
+
+python experiments/benchmark.py --list
+python experiments/benchmark.py --run --only='Hopper-v5/*' --jobs=2
+python experiments/benchmark.py --plot
+
+Runs of preset `gae` are --out/TASK/gae/seed_N, with results as default (runs/benchmark_smoke for
+smoke): a million steps, 5 seeds; three tasks go on to three million. The peer's are in
+--out/benchmark/sb3_contrib; its interpreter is .venv-peers/bin/python, which `make peers` installs.
+--plot writes --out/benchmark: every comparable published score with ours, by the same rule.
+
+A policy is scored by three rules: `training`, the mean of the last 100 training episodes;
+`sampled` and `mode`, 100 episodes of the policy by samples and by its most probable actions.
+"""
+
+import collections
+import dataclasses
+import pathlib
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+from absl import flags
+
+from experiments import batch, cli, configs, listing, published
+from trpo_repro import files
+from trpo_repro.analysis import comparison, curves, intervals, plots, tables
+
+flags.adopt_module_key_flags(batch)
+flags.declare_key_flag("out")
+
+PEER = "sb3_contrib"
+PEER_SEEDS = 3
+PEER_MINUTES = 15
+PUBLISHED = "published_baselines.csv"
+RULES = ("training", "sampled", "mode")
+SCORES = ("task", "steps", "rule", "seeds", "mean", "low", "high")
+COMPARED = (
+    "task",
+    "steps",
+    "rule",
+    "source",
+    "algorithm",
+    "version",
+    "seeds",
+    "published",
+    "published_low",
+    "published_high",
+    "ours",
+    "ours_low",
+    "ours_high",
+    "verdict",
+)
+
+
+def planned(budget: str, out: pathlib.Path, only: str = "*") -> list[batch.Run]:
+    """Returns the runs of Gymnasium's tasks, seed by seed.
+
+    Args:
+      budget: `smoke`, or any other for the benchmark itself.
+      out: where the tasks' directories are.
+      only: glob of the runs' names.
+
+    Raises:
+      ValueError: nothing matches.
+    """
+    smoke = budget == "smoke"
+    points = tuple(map(configs.gae_iterations, configs.EVALUATED_STEPS))
+    found = []
+    for (task, setting), start in configs.gymnasium_runs().items():
+        in_benchmark = task in configs.MUJOCO_TASKS
+        evaluated = tuple(n for n in points if n <= start.iterations) if in_benchmark else ()
+        seeds = configs.SEEDS["gae" if in_benchmark else "classic"]
+        if smoke:
+            start, evaluated, seeds = dataclasses.replace(start, iterations=2), (1, 2), 1
+        is_vine = start.sampler == "vine"
+        found += [
+            batch.Run(
+                task,
+                setting,
+                "vine" if is_vine else "single_path",
+                dataclasses.replace(start, seed=seed),
+                out / task / setting / f"seed_{seed}",
+                preset="paper" if is_vine else "gae",
+                evaluate_at=evaluated,
+            )
+            for seed in range(1, seeds + 1)
+        ]
+    found.sort(key=lambda run: run.config.seed)  # stable: the order of tasks stays
+    return listing.matching(found, only)
+
+
+def planned_peers(out: pathlib.Path) -> list[batch.Job]:
+    """Returns the peer's runs, seed by seed."""
+    python = pathlib.Path(sys.prefix).parent / ".venv-peers/bin/python"
+    found: list[batch.Job] = []
+    for seed in range(1, PEER_SEEDS + 1):
+        for task in configs.PEER_TASKS:
+            directory = _peer_directory(out, task) / f"seed_{seed}"
+            command = (f"--task={task}", f"--seed={seed}", f"--out={directory}")
+            found.append(
+                batch.Script(
+                    f"{PEER}/{task}/seed_{seed}",
+                    ("experiments/peer.py", *command),
+                    (directory / "metrics.csv",),
+                    PEER_MINUTES,
+                    str(python),
+                )
+            )
+    return found
+
+
+def _peer_directory(out: pathlib.Path, task: str) -> pathlib.Path:
+    return out / "benchmark" / PEER / task
+
+
+def main(_):
+    smoke = listing.BUDGET.value == "smoke"
+    out = pathlib.Path(cli.OUT.value or ("runs/benchmark_smoke" if smoke else "results"))
+    listing.main(
+        lambda only: planned(listing.BUDGET.value, out, only),
+        lambda: print(*plot(planned(listing.BUDGET.value, out), out), sep="\n"),
+    )
+
+
+def plot(runs: Sequence[batch.Run], out: pathlib.Path) -> list[pathlib.Path]:
+    """Draws all curves, the published scores and the peer's; writes the tables.
+
+    Returns:
+      The files written.
+
+    Raises:
+      ValueError: no run has begun.
+    """
+    begun = _begun(runs)
+    if not begun:
+        raise ValueError(f"no runs of Gymnasium's tasks in {out}; see --list")
+    panels: dict[str, dict[str, list[pathlib.Path]]] = {}
+    for (task, setting), found in begun.items():
+        panels.setdefault(task, {})[_label(setting)] = [run.directory for run in found]
+    directory = out / "benchmark"
+    directory.mkdir(parents=True, exist_ok=True)
+    written = [out / "gymnasium.png"]
+    plots.learning_curves(panels, written[0], x="env_steps", y="return_recent", columns=3)
+    peers = {task: _peer_runs(out, task) for task in configs.PEER_TASKS}
+    beside = {
+        task: {
+            "TRPO, gae": [run.directory for run in begun[task, "gae"]],
+            "SB3-contrib's TRPO": peers[task],
+        }
+        for task in configs.PEER_TASKS
+        if peers[task] and (task, "gae") in begun
+    }
+    if beside:
+        written.append(directory / "peers.png")
+        plots.learning_curves(
+            beside, written[-1], x=("env_steps", "seconds"), y="return_recent", columns=2
+        )
+    ours = scores(runs)
+    compared, _ = compare(ours, out)
+    if compared:
+        written.append(directory / "published.png")
+        plots.ranges(_ranges(ours, compared), written[-1], label="return")
+    for path, text in texts(runs, out).items():
+        files.write_text(path, text)
+        written.append(path)
+    return written
+
+
+def texts(runs: Sequence[batch.Run], out: pathlib.Path) -> dict[pathlib.Path, str]:
+    """Returns file → its text, by the runs' files alone."""
+    ours = scores(runs)
+    if not ours:
+        return {}
+    compared, _ = compare(ours, out)
+    directory = out / "benchmark"
+    rows = [
+        dict(zip(SCORES, (*key, len(values), *intervals.of_mean(values)), strict=True))
+        for key, values in ours.items()
+    ]
+    return {
+        directory / "scores.csv": tables.csv_text(SCORES, rows),
+        directory / "published.csv": tables.csv_text(COMPARED, compared),
+    }
+
+
+def scores(runs: Sequence[batch.Run]) -> dict[tuple[str, int, str], np.ndarray]:
+    """Returns (task, steps, rule) → [S] scores, of the runs that have so many steps."""
+    found: dict[tuple[str, int, str], list[float]] = {}
+    for run in runs:
+        if run.task not in configs.MUJOCO_TASKS:
+            continue
+        evaluated = _evaluated(run)
+        for steps in configs.EVALUATED_STEPS:
+            iteration = configs.gae_iterations(steps)
+            if iteration > run.config.iterations or run.iterations < iteration:
+                continue
+            training = curves.read(run.directory / "metrics.csv")["return_recent"][iteration - 1]
+            found.setdefault((run.task, steps, "training"), []).append(float(training))
+            for rule in ("sampled", "mode"):
+                if (iteration, rule) in evaluated:
+                    value = evaluated[iteration, rule]
+                    found.setdefault((run.task, steps, rule), []).append(value)
+    return {key: np.array(values) for key, values in found.items()}
+
+
+def _evaluated(run: batch.Run) -> dict[tuple[int, str], float]:
+    """Returns (iteration, rule) → mean return of the run's evaluations."""
+    path = run.directory / "evaluation.csv"
+    rows = tables.read_csv(path) if path.exists() else []
+    return {
+        (int(row["iteration"]), RULES[1 + int(row["deterministic"])]): float(row["return_mean"])
+        for row in rows
+    }
+
+
+def compare(
+    ours: dict[tuple[str, int, str], np.ndarray], out: pathlib.Path
+) -> tuple[list[dict], collections.Counter]:
+    """Returns the published scores that ours can be compared with, and how many cannot, by reason.
+
+    The verdict is by intervals: `above` or `below` where they do not overlap, `level` otherwise; a
+    published number without one is compared as a point.
+    """
+    path = out / PUBLISHED
+    rows: list[dict] = []
+    reasons = collections.Counter[str]()
+    for row in tables.read_csv(path) if path.exists() else []:
+        found = published.match(row)
+        if isinstance(found, str):
+            reasons[found] += 1
+            continue
+        values = ours.get((found.task, found.steps, found.rule))
+        if values is None or len(values) < 2:
+            reasons["our runs are not finished"] += 1
+            continue
+        own = intervals.of_mean(values)
+        low, high = np.nan_to_num([found.low, found.high], nan=found.value)
+        verdict = "above" if own.low > high else "below" if own.high < low else "level"
+        cells = (
+            found.task,
+            found.steps,
+            found.rule,
+            row["source"],
+            row["algorithm"],
+            row["env_id"],
+            row["n_seeds"],
+            found.value,
+            *(("" if np.isnan(end) else round(float(end), 1)) for end in (found.low, found.high)),
+            *(round(number, 1) for number in own),
+            verdict,
+        )
+        rows.append(dict(zip(COMPARED, cells, strict=True)))
+    order = {task: i for i, task in enumerate(configs.MUJOCO_TASKS)}
+    rows.sort(key=lambda row: (order[row["task"]], row["steps"], RULES.index(row["rule"])))
+    return rows, reasons
+
+
+def section(runs: Sequence[batch.Run], out: pathlib.Path) -> list[str]:
+    """Returns the benchmark's part of the page of results."""
+    begun = _begun(runs)
+    if not begun:
+        return []
+    rows = []
+    for (task, setting), found in begun.items():
+        read = [curves.read(run.directory / "metrics.csv") for run in found]
+        steps = np.mean([table["env_steps"][-1] for table in read])
+        recent = intervals.of_mean(np.array([table["return_recent"][-1] for table in read]))
+        cells = (f"[{task}]({task}/{setting})", setting, len(found), f"{steps / 1e6:.3g}M steps")
+        rows.append((*cells, _number(recent)))
+    lines = [
+        "## Gymnasium's tasks",
+        "",
+        "Mean return of the last 100 training episodes [95% interval over seeds]. "
+        "`python experiments/benchmark.py --run`.",
+        "",
+        *tables.markdown(("task", "setting", "seeds", "steps", "return"), rows),
+        "",
+        "![Gymnasium's tasks](gymnasium.png)",
+        "",
+    ]
+    ours = scores(runs)
+    compared, reasons = compare(ours, out)
+    if ours:
+        lines += ["Three rules of scoring:", "", *_score_table(ours), ""]
+    if compared:
+        lines += _comparison(compared, reasons)
+    return lines + _peer_section(runs, out)
+
+
+def _score_table(ours: dict[tuple[str, int, str], np.ndarray]) -> list[str]:
+    places = dict.fromkeys((task, steps) for task, steps, _ in ours)
+    rows = []
+    for task, steps in places:
+        found = [ours.get((task, steps, rule)) for rule in RULES]
+        texts = ["" if v is None else _number(intervals.of_mean(v)) for v in found]
+        rows.append((task, _steps(steps), len(ours[task, steps, "training"]), *texts))
+    head = ("task", "steps", "seeds", "training", "100 episodes, sampled", "100 episodes, mode")
+    return tables.markdown(head, rows)
+
+
+def _comparison(compared: Sequence[dict], reasons: collections.Counter) -> list[str]:
+    verdicts = collections.Counter(row["verdict"] for row in compared)
+    not_compared = ", ".join(f"{reason}: {count}" for reason, count in reasons.most_common())
+    return [
+        f"Beside {len(compared)} published scores of TRPO, by the same rule and number of steps, "
+        f"ours is above {verdicts['above']}, level with {verdicts['level']} and below "
+        f"{verdicts['below']} (intervals that do not overlap; a published score without a spread "
+        "over seeds is a point). Not compared are: " + not_compared + ".",
+        "",
+        "![Ours beside published scores](benchmark/published.png)",
+        "",
+        *tables.markdown(
+            ("task", "steps", "rule", "source", "version", "seeds", "published", "ours", "verdict"),
+            (
+                (
+                    row["task"],
+                    _steps(row["steps"]),
+                    row["rule"],
+                    row["source"],
+                    row["version"],
+                    row["seeds"],
+                    _cell(row, "published"),
+                    _cell(row, "ours"),
+                    row["verdict"],
+                )
+                for row in compared
+            ),
+        ),
+        "",
+    ]
+
+
+def _peer_section(runs: Sequence[batch.Run], out: pathlib.Path) -> list[str]:
+    """Returns the comparison with the peer, by the training scores at a million steps."""
+    iteration = configs.gae_iterations(configs.MILLION)
+    mine, theirs, rows = {}, {}, []
+    for task in configs.PEER_TASKS:
+        own = [
+            curves.read(run.directory / "metrics.csv")
+            for run in runs
+            if (run.task, run.setting) == (task, "gae") and run.iterations >= iteration
+        ]
+        peers = [curves.read(path / "metrics.csv") for path in _peer_runs(out, task)]
+        if len(own) < 2 or len(peers) < 2:
+            continue
+        ours = np.array([table["return_recent"][iteration - 1] for table in own])
+        final = np.array([table["return_recent"][-1] for table in peers])
+        mine[task], theirs[task] = ours / final.mean(), final / final.mean()
+        seconds = [np.mean([t["seconds"][iteration - 1] for t in own])]
+        seconds.append(np.mean([table["seconds"][-1] for table in peers]))
+        # The peer's score when our runs were done.
+        then = [table["return_recent"][table["seconds"] <= seconds[0]][-1] for table in peers]
+        difference = intervals.of_difference(ours, final)
+        verdict = "above" if difference.low > 0 else "below" if difference.high < 0 else "level"
+        rows.append(
+            (
+                task,
+                _number(intervals.of_mean(ours)),
+                _number(intervals.of_mean(final)),
+                verdict,
+                f"{seconds[0]:.0f}",
+                f"{seconds[1]:.0f}",
+                _number(intervals.of_mean(np.array(then))),
+            )
+        )
+    if not rows:
+        return []
+    generator = np.random.default_rng(0)
+    improvement = comparison.probability_of_improvement(mine, theirs, generator)
+    middle = [comparison.interquartile_mean(each, generator) for each in (mine, theirs)]
+    levels = np.array([0.5, 0.75, 1.0, 1.25])
+    profiles = [comparison.performance_profile(each, levels) for each in (mine, theirs)]
+    return [
+        "## Beside SB3-contrib's TRPO, on this machine",
+        "",
+        "rl-zoo3's settings, 3 seeds, a million steps; scores are of the last 100 training "
+        "episodes, times are of two runs side by side. The verdict is by the interval of the "
+        "difference of the means.",
+        "",
+        *tables.markdown(
+            (
+                "task",
+                "ours",
+                "SB3-contrib",
+                "verdict",
+                "ours, seconds",
+                "SB3-contrib, seconds",
+                "SB3-contrib in our seconds",
+            ),
+            rows,
+        ),
+        "",
+        "![Curves over steps and seconds](benchmark/peers.png)",
+        "",
+        f"Over the {len(rows)} tasks, in units of SB3-contrib's mean score: interquartile mean "
+        f"{middle[0]} to {middle[1]}; the probability that a run of ours scores above one of "
+        f"SB3-contrib's is {improvement}. Fraction of runs above a level:",
+        "",
+        *tables.markdown(
+            ("level", *(f"{level:g}" for level in levels)),
+            (
+                (name, *(f"{fraction:.2f}" for fraction in profile))
+                for name, profile in zip(("ours", "SB3-contrib"), profiles, strict=True)
+            ),
+        ),
+        "",
+    ]
+
+
+def _begun(runs: Sequence[batch.Run]) -> dict[tuple[str, str], list[batch.Run]]:
+    """Returns (task, setting) → runs that can be drawn together.
+
+    They have at least half of the iterations of the longest: curves are drawn to the shortest.
+    """
+    groups: dict[tuple[str, str], list[batch.Run]] = {}
+    for run in runs:
+        groups.setdefault((run.task, run.setting), []).append(run)
+    found = {}
+    for key, group in groups.items():
+        longest = max(run.iterations for run in group)
+        if longest >= 2:
+            found[key] = [run for run in group if run.iterations >= max(2, longest / 2)]
+    return found
+
+
+def _peer_runs(out: pathlib.Path, task: str) -> list[pathlib.Path]:
+    return sorted(path.parent for path in _peer_directory(out, task).glob("seed_*/metrics.csv"))
+
+
+def _ranges(ours, compared):
+    """Returns title → rows to draw: our score by each rule, and the published ones."""
+    panels: dict[str, list[tuple[str, intervals.Interval, bool]]] = {}
+    for task, steps in dict.fromkeys((row["task"], row["steps"]) for row in compared):
+        rows = []
+        for rule in RULES:
+            if (values := ours.get((task, steps, rule))) is not None:
+                rows.append((f"ours: {rule}, {len(values)} seeds", intervals.of_mean(values), True))
+            for row in compared:
+                if (row["task"], row["steps"], row["rule"]) == (task, steps, rule):
+                    ends = [float(row[f"published_{end}"] or np.nan) for end in ("low", "high")]
+                    number = intervals.Interval(row["published"], *ends)
+                    source = row["source"].partition("(")[0].strip()
+                    rows.append((f"{source}: {row['version']}, {rule}", number, False))
+        panels[f"{task}, {_steps(steps)} steps"] = rows
+    return panels
+
+
+def _label(setting: str) -> str:
+    return f"TRPO, {setting}"
+
+
+def _steps(steps: int) -> str:
+    return f"{steps / 1e6:g}M"
+
+
+def _number(interval: intervals.Interval) -> str:
+    """Returns a return with as many digits as say something."""
+    texts = [f"{value:.4g}" if abs(value) < 1000 else f"{value:.0f}" for value in interval]
+    return texts[0] if np.isnan(interval.low) else f"{texts[0]} [{texts[1]}, {texts[2]}]"
+
+
+def _cell(row: dict, name: str) -> str:
+    ends = [row[f"{name}_{end}"] for end in ("low", "high")]
+    return _number(intervals.Interval(row[name], *(float(end or np.nan) for end in ends)))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,114 @@
+"""The benchmark: which published scores it compares, and its verdicts."""
+
+import dataclasses
+import pathlib
+
+import numpy as np
+import pytest
+from helpers import assert_refused
+
+from experiments import benchmark, configs, published
+from trpo_repro.analysis import tables
+
+RESULTS = pathlib.Path(__file__).parent.parent.parent / "results"
+ROWS = tables.read_csv(RESULTS / benchmark.PUBLISHED)
+
+
+def _row(source, env_id, budget):
+    (row,) = (
+        row
+        for row in ROWS
+        if row["source"].startswith(source)
+        and row["env_id"] == env_id
+        and row["timesteps_or_budget"].startswith(budget)
+        and row["algorithm"].startswith("TRPO")
+    )
+    return row
+
+
+def test_a_published_score_has_the_interval_that_its_spread_allows():
+    found = published.match(_row("tianshou MuJoCo benchmark raw curve", "Hopper-v3", "983,040"))
+    assert (found.task, found.steps, found.rule) == ("Hopper-v5", 1_000_000, "sampled")
+    row = _row("tianshou MuJoCo benchmark raw curve", "Hopper-v3", "983,040")
+    half = 1.96 * float(row["spread"]) / np.sqrt(10)  # a deviation over 10 seeds
+    assert found.high - found.value == pytest.approx(half)
+    one_agent = published.match(_row("RL Baselines3 Zoo", "Hopper-v3", "1M"))
+    assert one_agent.rule == "mode"
+    assert np.isnan(one_agent.low)  # the spread is over the episodes of one agent
+
+
+@pytest.mark.parametrize(
+    ("source", "env_id", "budget", "reason"),
+    [
+        ("tianshou MuJoCo benchmark raw", "Walker2d-v3", "983", "friction"),
+        ("tianshou MuJoCo benchmark raw", "Ant-v3", "983", "contact forces"),
+        ("tianshou MuJoCo benchmark raw", "Swimmer-v3", "983", "another discount on Swimmer"),
+        ("TD3 paper", "Hopper-v1", "1M", "the best of several"),
+        ("PFRL", "Hopper-v2", "2M", "another number of steps"),
+    ],
+)
+def test_scores_that_are_no_fair_match_say_why(source, env_id, budget, reason):
+    assert reason in published.match(_row(source, env_id, budget))
+
+
+def test_every_published_row_is_compared_or_counted():
+    everything = {
+        (task, steps, rule): np.array([1.0, 2.0])
+        for task in configs.MUJOCO_TASKS
+        for steps in configs.EVALUATED_STEPS
+        for rule in benchmark.RULES
+    }
+    compared, reasons = benchmark.compare(everything, RESULTS)
+    assert len(compared) + reasons.total() == len(ROWS)
+    assert len(compared) > 20
+    nothing, reasons = benchmark.compare({}, RESULTS)
+    assert nothing == []
+    assert reasons["our runs are not finished"] == len(compared)
+
+
+def test_verdicts_are_by_intervals_that_do_not_overlap():
+    key = ("Hopper-v5", 1_000_000, "sampled")
+    source = "tianshou MuJoCo benchmark raw curve"  # 2020 ± 683
+    for ours, verdict in (
+        ([2800.0, 2900.0, 3000.0], "above"),
+        ([2600.0, 2650.0, 2750.0], "level"),
+        ([1000.0, 1100.0, 1200.0], "below"),
+    ):
+        compared, _ = benchmark.compare({key: np.array(ours)}, RESULTS)
+        (row,) = (row for row in compared if row["source"] == source)
+        assert row["verdict"] == verdict
+
+
+def test_runs_of_a_million_steps_are_evaluated_where_they_are_scored():
+    runs = benchmark.planned("medium", pathlib.Path("results"))
+    assert len({run.name for run in runs}) == len(runs) == 8 * 5 + 6 * 3
+    hopper = next(run for run in runs if run.name == "Hopper-v5/gae/seed_1")
+    steps = [n * hopper.config.steps_per_iteration for n in hopper.evaluate_at]
+    for asked, made in zip(configs.EVALUATED_STEPS, steps, strict=True):
+        assert asked <= made < asked + hopper.config.steps_per_iteration
+    assert hopper.evaluate_at[-1] == hopper.config.iterations
+    swimmer = next(run for run in runs if run.name == "Swimmer-v5/gae/seed_1")
+    assert swimmer.config.discount == 0.9999
+    assert dataclasses.replace(
+        swimmer.config, task="Reacher-v5", discount=configs.GAE.discount, seed=0
+    ) == configs.preset("gae", "Reacher-v5")
+
+
+def test_peers_run_in_their_own_environment():
+    jobs = benchmark.planned_peers(pathlib.Path("results"))
+    assert len(jobs) == 3 * len(configs.PEER_TASKS)
+    assert all(job.python.endswith(".venv-peers/bin/python") for job in jobs)
+
+
+def test_the_script_runs_draws_and_refuses(script, tmp_path):
+    out = f"--out={tmp_path}"
+    only = "--only=InvertedPendulum-v5/*"
+    listed = script("benchmark", "--list", "--budget=smoke", only, out)
+    assert "--preset=gae" in listed.stdout
+    assert "--evaluate_at=1,2" in listed.stdout
+    assert_refused(script("benchmark", "--plot", "--budget=smoke", out), "no runs of Gymnasium's")
+    made = script("benchmark", "--run", "--plot", "--budget=smoke", only, out)
+    assert made.returncode == 0, made.stderr
+    assert (tmp_path / "gymnasium.png").exists()
+    assert (tmp_path / "InvertedPendulum-v5/gae/seed_1/evaluation.csv").exists()
+    assert_refused(script("benchmark", "--list", "--only=nothing", out), "--only=nothing matches")
