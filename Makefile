@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 OUT ?= runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint bench bench-peers reproduce report
+.PHONY: help install demo test test-slow lint bench bench-peers peers reproduce report
 
 help:  ## Show the targets.
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 14
@@ -36,9 +36,13 @@ lint: install  ## Check format, style and types.
 bench: install  ## Measure speed and memory, as ratios of one run (about 15 minutes).
 	$(BIN)/python experiments/bench.py
 
-bench-peers: install  ## Compare with SB3-contrib's TRPO, in a venv of its own.
+peers: .venv-peers/.installed  ## Install SB3-contrib, to compare with, in a venv of its own.
+.venv-peers/.installed: requirements-peers.txt
 	$(PYTHON) -m venv .venv-peers
 	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-peers.txt
+	touch $@
+
+bench-peers: install peers  ## Compare the speed with SB3-contrib's TRPO.
 	$(BIN)/python experiments/bench.py --peer_python=.venv-peers/bin/python
 
 reproduce: install  ## Make every run that is missing, two at a time (days; Ctrl-C saves).

@@ -76,10 +76,11 @@ class Plan:
     def swimmer_study(self) -> list[batch.Job]:
         return list(swimmer_study.planned(self.budget, self.out / "swimmer_study"))
 
-    def benchmark(self, *tasks: str, iterations: int | None = None) -> list[batch.Job]:
-        """Returns the runs of some of Gymnasium's tasks, to so many iterations at most."""
+    def benchmark(self, *patterns: str, iterations: int | None = None) -> list[batch.Job]:
+        """Returns runs of Gymnasium's tasks whose names match a glob, to so many iterations."""
         runs = benchmark.planned(self.budget, self.out)
-        return _until([run for run in runs if run.task in tasks], iterations)
+        found = [run for p in patterns for run in runs if fnmatch.fnmatch(run.name, p)]
+        return _until(found, iterations)
 
     def peers(self) -> list[batch.Job]:
         """Returns the runs of SB3-contrib's TRPO; there are no small ones for tests."""
@@ -125,12 +126,16 @@ UNITS: dict[str, Callable[[Plan], list[batch.Job]]] = {
         *plan.figure4_until("swimmer/vine/*", None),
         *plan.figure4_until("swimmer/single_path/*", None),
     ],
+    "benchmark_ablation": lambda plan: plan.benchmark("*/ablation_*"),
     "benchmark": lambda plan: plan.benchmark(
-        *configs.MUJOCO_TASKS, iterations=configs.gae_iterations(configs.MILLION)
+        *(f"{task}/gae/*" for task in configs.MUJOCO_TASKS),
+        iterations=configs.gae_iterations(configs.MILLION),
     ),
-    "classic_control": lambda plan: plan.benchmark(*configs.CLASSIC_TASKS),
+    "classic_control": lambda plan: plan.benchmark(*(f"{t}/*" for t in configs.CLASSIC_TASKS)),
     "benchmark_peers": Plan.peers,
-    "benchmark_continued": lambda plan: plan.benchmark(*configs.CONTINUED_TASKS),
+    "benchmark_continued": lambda plan: plan.benchmark(
+        *(f"{task}/gae/*" for task in configs.CONTINUED_TASKS)
+    ),
     "hopper_and_walker": lambda plan: plan.figure4("hopper/*", "walker/*"),
     "atari_round_1": lambda plan: plan.atari("single_path", configs.ATARI_ROUND),
     "atari_round_2": lambda plan: plan.atari("single_path", 2 * configs.ATARI_ROUND),
