@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 OUT ?= runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint bench bench-peers peers reproduce report
+.PHONY: help install install-tune demo test test-slow lint bench bench-peers peers reproduce report
 
 help:  ## Show the targets.
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 14
@@ -15,8 +15,11 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		--no-deps --no-build-isolation --editable .
+		--no-deps --no-build-isolation --config-settings editable_mode=compat --editable .
 	touch $@
+
+install-tune: install  ## Install Optuna, for experiments/tune.py.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-tune.txt
 
 demo: install  ## Train TRPO on Swimmer with Table 2's settings (5 to 10 minutes); OUT=DIR.
 	$(BIN)/python experiments/train.py --task=swimmer --preset=paper --seed=1 --out=$(OUT) \

@@ -22,9 +22,10 @@ import numpy as np
 from absl import flags
 from scipy import stats
 
-from experiments import batch, cli, configs, listing
+from experiments import batch, configs, listing
 from trpo_repro import files, runs, training
 from trpo_repro.analysis import curves, plots, tables
+from trpo_repro.commands import cli
 
 PUBLISHED = flags.DEFINE_string(
     "published", "results/published_baselines.csv", "Table of published scores."

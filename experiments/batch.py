@@ -16,8 +16,7 @@ from typing import Any, Protocol
 import tqdm
 from absl import flags
 
-from experiments import configs
-from trpo_repro import cluster, config, runs
+from trpo_repro import cluster, config, presets, runs
 from trpo_repro.analysis import curves
 
 JOBS = flags.DEFINE_integer(
@@ -68,7 +67,7 @@ class Run:
       directory: directory of the run.
       stop_at: iterations that the experiment asks for, of the configuration's; None for all.
       screening: the run only helps to choose the value of a sweep.
-      preset: preset of configs.PRESETS, that the command amends.
+      preset: preset of presets.PRESETS, that the command amends.
       evaluate_at: iterations after which the policy is evaluated.
     """
 
@@ -99,7 +98,7 @@ class Run:
     @property
     def arguments(self) -> list[str]:
         """Flags of experiments/train.py: what differs from the task's preset."""
-        start = configs.preset(self.preset, self.task, self.config.sampler, self.config.algorithm)
+        start = presets.preset(self.preset, self.task, self.config.sampler, self.config.algorithm)
         unread = config.unused_settings(self.config)
         changed = {
             field.name: getattr(self.config, field.name)

@@ -21,10 +21,11 @@ import numpy as np
 from absl import flags
 from mujoco import rollout as mujoco_rollout
 
-from experiments import cli, configs
+from experiments import configs
 from trpo_repro import config as config_lib
-from trpo_repro import environments, training
+from trpo_repro import environments, presets, training
 from trpo_repro.algorithms import policy_update
+from trpo_repro.commands import cli
 from trpo_repro.environments import mujoco as mujoco_environments
 from trpo_repro.estimation import surrogates
 from trpo_repro.randomness import Key
@@ -76,10 +77,10 @@ def _mujoco() -> None:
     if PEER_PYTHON.value:
         theirs = _peer_steps_per_second(PEER_PYTHON.value)
         batches = dataclasses.replace(
-            configs.preset("paper", "Hopper-v5"), steps_per_iteration=500_000, path_length=1000
+            presets.preset("paper", "Hopper-v5"), steps_per_iteration=500_000, path_length=1000
         )
         for preset, config, iterations in (
-            ("gae", configs.GAE, 40),
+            ("gae", presets.GAE, 40),
             ("paper, 500K steps", batches, 2),
         ):
             ours = _iterations_per_second(config, iterations)
@@ -158,7 +159,7 @@ def _population(task: str) -> tuple[float, float]:
 
 
 def _atari_config(game: str, **changes) -> config_lib.Config:
-    return dataclasses.replace(configs.preset("paper", game), workers=2, **changes)
+    return dataclasses.replace(presets.preset("paper", game), workers=2, **changes)
 
 
 def _atari_sampling(game: str) -> tuple[float, float]:
@@ -268,7 +269,7 @@ def _branches(task: str) -> tuple[float, float]:
 def _random_policy(task: str):
     environment = environments.make(task)
     assert isinstance(environment, mujoco_environments.Mujoco)
-    trainer = training.Trainer(configs.preset("paper", task), environment)
+    trainer = training.Trainer(presets.preset("paper", task), environment)
     return trainer, environment, trainer.policy.network.initial_parameters()
 
 
@@ -343,7 +344,7 @@ def _products() -> tuple[float, float]:
 
 def _hopper_rows():
     trainer = training.Trainer(
-        dataclasses.replace(configs.PAPER["hopper"], steps_per_iteration=50_000)
+        dataclasses.replace(presets.PAPER["hopper"], steps_per_iteration=50_000)
     )
     generator = np.random.default_rng(0)
     policy = trainer.policy
@@ -361,7 +362,7 @@ def _hopper_rows():
 def _update_share() -> tuple[float, float]:
     """Returns median seconds of the update and of the whole iteration, Hopper `paper`, 50K."""
     config = dataclasses.replace(
-        configs.PAPER["hopper"], steps_per_iteration=50_000, iterations=2 * REPEATS + 1
+        presets.PAPER["hopper"], steps_per_iteration=50_000, iterations=2 * REPEATS + 1
     )
     trainer = training.Trainer(config)
     rows = [row for _, row in training.iterations(trainer, trainer.initial_state())][1:]
@@ -379,7 +380,7 @@ def _stored_bytes_per_step() -> int:
 
 def _peak_memory(task: str, steps: int) -> int:
     """Returns this process's peak resident bytes after one iteration of a task."""
-    config = configs.preset("paper", task)
+    config = presets.preset("paper", task)
     if task in configs.GAMES:
         config = _atari_config(task)
     trainer = training.Trainer(dataclasses.replace(config, steps_per_iteration=steps))

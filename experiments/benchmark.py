@@ -22,9 +22,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from absl import flags
 
-from experiments import batch, cli, configs, listing, published
+from experiments import batch, configs, listing, published
 from trpo_repro import files
 from trpo_repro.analysis import comparison, curves, intervals, plots, tables
+from trpo_repro.commands import cli
 
 flags.adopt_module_key_flags(batch)
 flags.declare_key_flag("out")

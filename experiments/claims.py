@@ -19,9 +19,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import flags
 
-from experiments import atari, cli, configs, figure4, listing
+from experiments import atari, configs, figure4, listing
 from trpo_repro import files
 from trpo_repro.analysis import curves, intervals, plots, tables
+from trpo_repro.commands import cli
 
 flags.declare_key_flag("budget")
 RESULTS = flags.DEFINE_string("results", "results", "Directory of results; claims.md goes there.")

@@ -12,9 +12,9 @@ import numpy as np
 from absl import flags
 from matplotlib import figure
 
-from experiments import cli, configs
-from trpo_repro import environments, files, training
+from trpo_repro import environments, files, presets, training
 from trpo_repro.analysis import intervals, tables, variances
+from trpo_repro.commands import cli
 from trpo_repro.environments import cartpole, mujoco
 from trpo_repro.randomness import Key, Purpose
 from trpo_repro.sampling import single_path, vine
@@ -49,7 +49,7 @@ def measure(task: str, states: int, repeats: int) -> list[dict]:
     actions at every Δt.
     """
     own, multiples, durations = SWEEPS[task]
-    trainer = training.Trainer(configs.PAPER[task], make(task, 1.0))
+    trainer = training.Trainer(presets.PAPER[task], make(task, 1.0))
     policy, theta = trainer.policy, trainer.policy.network.initial_parameters()
     key = Key(0)
     generator = key.generator(Purpose.ROLLOUT_SET)

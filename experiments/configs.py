@@ -1,104 +1,14 @@
-"""Settings of the experiments, as data.
+"""The runs of the experiments, as data: what differs from the presets, and budgets.
 
-The paper's are those of Table 2 (task, steps per iteration, iterations, γ, δ, hidden
-sizes); what the paper leaves open is marked "choice" and listed in WORKSPACE.md, Departures.
+What the paper leaves open is marked "choice" and listed in WORKSPACE.md, Departures.
 """
 
 import dataclasses
 from typing import Any, cast
 
-from experiments import quiet  # noqa: F401, before what imports TensorFlow
-from trpo_repro import environments
+import trpo_repro.commands.quiet  # noqa: F401, before what imports TensorFlow
+from trpo_repro import presets
 from trpo_repro.config import BLACK_BOX, Config
-
-PAPER: dict[str, Config] = {
-    # Figure 4 shows 50 iterations. Choice: 10K steps an iteration.
-    "cartpole": Config(task="cartpole", iterations=50, steps_per_iteration=10_000, hidden_sizes=()),
-    # Table 2. The network does not see x: 9 inputs make the paper's 364 parameters.
-    "swimmer": Config(
-        task="swimmer",
-        iterations=200,
-        steps_per_iteration=50_000,
-        hidden_sizes=(30,),
-        skip_inputs=1,
-    ),
-    # Table 2. Choice: two layers of 50, which the parameter counts of Table 2 fit.
-    "hopper": Config(
-        task="hopper",
-        iterations=200,
-        steps_per_iteration=1_000_000,
-        hidden_sizes=(50, 50),
-    ),
-    "walker": Config(
-        task="walker",
-        iterations=200,
-        steps_per_iteration=1_000_000,
-        hidden_sizes=(50, 50),
-    ),
-}
-
-# Table 3. Choices: paths continue across iterations, so that whole games are seen; 100 paths of
-# 1000 decisions, in 4 shards; no reward clipping, of which the paper says nothing; damping, without
-# which the step fits noise (WORKSPACE.md, Departures).
-ATARI = Config(
-    task="pong",
-    iterations=500,
-    steps_per_iteration=100_000,
-    path_length=1000,
-    fresh_paths=False,
-    damping=0.1,
-    shards=4,
-)
-
-# Table 3: 400K decisions an iteration, about 4 branches a state, uniform first actions (Sec. 5.2).
-# Choices: branches of 100 decisions; 16 trunks of 1000 decisions leave 960 rollout states. Four
-# uniform draws of 18 actions bias eq. 16 as the policy decides: over random Q-values the expected
-# gradient's cosine with eq. 15's is 0.99 at an entropy of 2.85 nats, 0.90 at 2.5, 0.71 at 1.9 and
-# 0.53 at 1.2 (tests/sampling/test_exact_values.py).
-ATARI_VINE: dict[str, Any] = {
-    "rollout_states": 960,
-    "rollout_length": 100,
-    "rollouts_per_state": 4,
-    "proposal": "uniform",
-}
-
-# Table 2's vine columns: 16 trunks of 1000 steps, 4 rollouts a state; 500 or 2500 Q-values make
-# 125 or 625 rollout states. Choice: cart-pole, which is not in the table, takes Swimmer's.
-PAPER_VINE: dict[str, dict[str, Any]] = {
-    "cartpole": {"rollout_states": 125, "rollout_length": 50},
-    "swimmer": {"rollout_states": 125, "rollout_length": 50},
-    "hopper": {"rollout_states": 625, "rollout_length": 100},
-    "walker": {"rollout_states": 625, "rollout_length": 100},
-}
-
-# Candidates of CEM and CMA-ES: as many episodes as a single-path iteration has in Table 2.
-# Choice: cart-pole, which is not in the table, takes Swimmer's.
-PAPER_POPULATION = {"cartpole": 50, "swimmer": 50, "hopper": 1000, "walker": 1000}
-
-# For Gymnasium's tasks: 1M steps with generalized advantage estimation. γ and λ were chosen on
-# Hopper-v5: γ = 0.99 with λ = 0.95 or 0.98 falls after 300 to 500 steps at 1300 to 2800. Batches of
-# 4096 steps keep what InvertedDoublePendulum-v5 has learned, of 2048 do not (GAE_ABLATION).
-GAE = Config(
-    task="Hopper-v5",
-    iterations=245,
-    steps_per_iteration=4096,
-    path_length=128,
-    fresh_paths=False,
-    discount=0.995,
-    gae_lambda=0.97,
-    baseline="network",
-    hidden_sizes=(64, 64),
-    activation="tanh",
-    normalize_observations=True,
-    damping=0.1,
-    fisher_fraction=1.0,
-    cg_iterations=15,
-)
-
-# Swimmer's published scores above 200 are at this γ.
-GAE_DISCOUNTS = {"Swimmer-v5": 0.9999}
-
-PRESETS = ("paper", "gae")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,9 +136,9 @@ _TINY_VINE = {"trunks": 2, "rollout_states": 4, "rollout_length": 5}
 _TENTH = {"steps_per_iteration": 100_000, "population": 100}
 BUDGETS: dict[str, Budget] = {
     "smoke": Budget(
-        changes=dict.fromkeys(PAPER, _TINY),
-        vine=dict.fromkeys(PAPER, _TINY_VINE),
-        seeds=dict.fromkeys(PAPER, 1),
+        changes=dict.fromkeys(presets.PAPER, _TINY),
+        vine=dict.fromkeys(presets.PAPER, _TINY_VINE),
+        seeds=dict.fromkeys(presets.PAPER, 1),
         sweep_points=1,
         ablations=False,
     ),
@@ -245,7 +155,9 @@ BUDGETS: dict[str, Budget] = {
         trpo_stop_at={"swimmer": 50},
         screening={"hopper": 50, "walker": 50},
     ),
-    "paper": Budget(changes={task: {} for task in PAPER}, vine={}, seeds=dict.fromkeys(PAPER, 5)),
+    "paper": Budget(
+        changes={task: {} for task in presets.PAPER}, vine={}, seeds=dict.fromkeys(presets.PAPER, 5)
+    ),
 }
 
 
@@ -266,7 +178,7 @@ def figure4_settings(task: str, budget: Budget) -> dict[str, tuple[str, Config]]
             changes.pop("iterations")  # they can be resumed to Table 2's
         if method not in BLACK_BOX:
             changes.pop("population", None)
-        start = dataclasses.replace(preset("paper", task, sampler, method), **changes)
+        start = dataclasses.replace(presets.preset("paper", task, sampler, method), **changes)
         if sampler == "vine":
             start = dataclasses.replace(start, **budget.vine.get(task, {}))
         if algorithm.sweep is None:
@@ -279,52 +191,9 @@ def figure4_settings(task: str, budget: Budget) -> dict[str, tuple[str, Config]]
     return settings
 
 
-def preset(
-    name: str, task: str, sampler: str | None = None, algorithm: str | None = None
-) -> Config:
-    """Returns the settings of a preset for a task.
-
-    For a task that is not the paper's own, `paper` means Table 2's Hopper column (Swimmer's for
-    `swimmer_root_joint`), or cart-pole's settings if the task is not built in; for an Atari game it
-    means Table 3.
-
-    Args:
-      name: one of PRESETS.
-      task: task of the run.
-      sampler: `single_path` (None) or `vine`, which has settings of its own.
-      algorithm: one of ALGORITHMS in trpo_repro.config; the populations of CEM and CMA-ES depend on
-        the task.
-
-    Raises:
-      ValueError: unknown preset, or a preset that lacks the sampler or task.
-    """
-    if name not in PRESETS:
-        raise ValueError(f"unknown preset {name!r}; known: {', '.join(PRESETS)}")
-    is_atari = environments.is_atari(task)
-    if name == "gae":
-        for wrong, what in ((sampler == "vine", "sampler=vine"), (is_atari, "Atari games")):
-            if wrong:
-                raise ValueError(f"preset=gae is not allowed with {what}: must be paper")
-        discount = GAE_DISCOUNTS.get(task, GAE.discount)
-        return dataclasses.replace(GAE, task=task, discount=discount)
-    if is_atari:
-        start = dataclasses.replace(ATARI, task=task)
-        vine = {"sampler": "vine", **ATARI_VINE} if sampler == "vine" else {}
-        return dataclasses.replace(start, **vine)
-    column = task.removesuffix("_root_joint")
-    if column not in PAPER:
-        column = "cartpole" if environments.is_gymnasium(task) else "hopper"
-    start = dataclasses.replace(PAPER[column], task=task)
-    if algorithm in BLACK_BOX:
-        return dataclasses.replace(start, algorithm=algorithm, population=PAPER_POPULATION[column])
-    if sampler == "vine":
-        return dataclasses.replace(start, sampler="vine", **PAPER_VINE[column])
-    return start
-
-
 def gae_iterations(steps: int) -> int:
     """Returns the iterations of preset `gae` after which a run has at least so many steps."""
-    return -(-steps // GAE.steps_per_iteration)
+    return -(-steps // presets.GAE.steps_per_iteration)
 
 
 # Gymnasium's tasks, for experiments/benchmark.py.
@@ -369,18 +238,20 @@ def gymnasium_runs() -> dict[tuple[str, str], tuple[Config, range]]:
     longest = gae_iterations(EVALUATED_STEPS[-1])
     runs = {}
     for task in MUJOCO_TASKS:
-        start = preset("gae", task)
+        start = presets.preset("gae", task)
         if task in CONTINUED_TASKS:
             start = dataclasses.replace(start, iterations=longest)
         runs[task, "gae"] = start, BENCHMARK_SEEDS
     for task in CLASSIC_TASKS:
-        start = dataclasses.replace(preset("gae", task), iterations=gae_iterations(MILLION // 5))
+        start = dataclasses.replace(
+            presets.preset("gae", task), iterations=gae_iterations(MILLION // 5)
+        )
         runs[task, "gae"] = start, CLASSIC_SEEDS
-        start = dataclasses.replace(preset("paper", task, "vine"), iterations=50)
+        start = dataclasses.replace(presets.preset("paper", task, "vine"), iterations=50)
         runs[task, "vine"] = start, CLASSIC_SEEDS
     for setting, changes in GAE_ABLATION.items():
         for task in GAE_ABLATION_TASKS:
-            start = dataclasses.replace(preset("gae", task), **changes)
+            start = dataclasses.replace(presets.preset("gae", task), **changes)
             runs[task, setting] = start, GAE_ABLATION_SEEDS
     return runs
 
@@ -403,8 +274,8 @@ def swimmer_study(task: str, budget: str) -> dict[str, Config]:
       task: `swimmer` or `swimmer_root_joint`.
       budget: `smoke`, or any other for 50 iterations.
     """
-    start = dataclasses.replace(preset("paper", task), iterations=50)
-    search = dataclasses.replace(preset("paper", task, algorithm="cem"), iterations=50)
+    start = dataclasses.replace(presets.preset("paper", task), iterations=50)
+    search = dataclasses.replace(presets.preset("paper", task, algorithm="cem"), iterations=50)
     if budget == "smoke":
         start = dataclasses.replace(start, iterations=2, steps_per_iteration=2000)
         search = dataclasses.replace(search, iterations=2, population=4)
@@ -440,6 +311,8 @@ def atari_runs(budget: str) -> dict[tuple[str, str, int], Config]:
       budget: key of ATARI_BUDGETS.
     """
     return {
-        (game, sampler, 1): dataclasses.replace(preset("paper", game, sampler), seed=1, **changes)
+        (game, sampler, 1): dataclasses.replace(
+            presets.preset("paper", game, sampler), seed=1, **changes
+        )
         for (game, sampler), changes in ATARI_BUDGETS[budget].items()
     }

@@ -17,10 +17,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from absl import flags
 
-from experiments import batch, cli, configs, listing
+from experiments import batch, configs, listing
 from experiments.batch import Run, finished
 from trpo_repro import files
 from trpo_repro.analysis import curves, intervals, plots, tables
+from trpo_repro.commands import cli
 
 flags.adopt_module_key_flags(batch)
 flags.declare_key_flag("out")

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 
 from absl import flags
 
-from experiments import batch, cli, train
+from experiments import batch, train
 from trpo_repro import config
+from trpo_repro.commands import cli
 
 LIST = flags.DEFINE_bool("list", False, "Print the command of every run, and what is done.")
 RUN = flags.DEFINE_bool("run", False, "Run what is missing.")

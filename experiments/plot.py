@@ -8,8 +8,8 @@ import pathlib
 
 from absl import flags
 
-from experiments import cli
 from trpo_repro.analysis import plots
+from trpo_repro.commands import cli
 
 RUNS = flags.DEFINE_multi_string(
     "runs",

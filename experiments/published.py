@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments import configs
+from trpo_repro import presets
 
 
 class Protocol(NamedTuple):
@@ -102,7 +103,7 @@ def match(row: Mapping[str, str]) -> Match | str:
         return protocol.unfair
     if name in CHANGED_IN_V5 and not row["env_id"].endswith("-v5"):
         return CHANGED_IN_V5[name]
-    if name == "Swimmer" and protocol.swimmer_discount != configs.GAE_DISCOUNTS[task]:
+    if name == "Swimmer" and protocol.swimmer_discount != presets.GAE_DISCOUNTS[task]:
         return "another discount on Swimmer"
     return Match(task, steps[0], protocol.rule, *_interval(row))
 

@@ -26,7 +26,6 @@ from experiments import (
     atari,
     batch,
     benchmark,
-    cli,
     configs,
     figure4,
     listing,
@@ -35,6 +34,7 @@ from experiments import (
 )
 from trpo_repro import environments
 from trpo_repro.analysis import curves
+from trpo_repro.commands import cli
 
 flags.declare_key_flag("list")
 flags.declare_key_flag("run")

@@ -15,9 +15,9 @@ import numpy as np
 from absl import flags
 from matplotlib import figure
 
-from experiments import cli, configs
-from trpo_repro import files, training
+from trpo_repro import files, presets, training
 from trpo_repro.analysis import intervals, tables, variances
+from trpo_repro.commands import cli
 from trpo_repro.estimation import estimators, returns, surrogates
 from trpo_repro.randomness import Key
 from trpo_repro.sampling import single_path, vine
@@ -41,9 +41,9 @@ def measure(task: str, gradients: int, iterations: int, **changes: Any) -> list[
       iterations: iterations of training before the policy is frozen.
       **changes: to vine's settings.
     """
-    config = dataclasses.replace(configs.preset("paper", task, "vine"), **changes)
+    config = dataclasses.replace(presets.preset("paper", task, "vine"), **changes)
     trainer = training.Trainer(
-        dataclasses.replace(configs.PAPER[task], iterations=max(iterations, 1))
+        dataclasses.replace(presets.PAPER[task], iterations=max(iterations, 1))
     )
     state = trainer.initial_state()
     for _ in range(iterations):

@@ -17,9 +17,10 @@ from collections.abc import Sequence
 import numpy as np
 from absl import flags
 
-from experiments import batch, cli, configs, listing
+from experiments import batch, configs, listing
 from trpo_repro import environments, files, runs
 from trpo_repro.analysis import intervals, plots, tables
+from trpo_repro.commands import cli
 
 flags.adopt_module_key_flags(batch)
 flags.declare_key_flag("out")

@@ -13,9 +13,9 @@ import tqdm
 from absl import flags
 from matplotlib import figure
 
-from experiments import cli
 from trpo_repro import files
 from trpo_repro.analysis import tables
+from trpo_repro.commands import cli
 from trpo_repro.theory import bounds, mdp, natural_gradient, verification
 from trpo_repro.theory import policy_iteration as pi
 

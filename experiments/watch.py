@@ -16,8 +16,8 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from experiments import cli, quiet  # noqa: F401, quiet before TensorFlow
 from trpo_repro import environments, files, runs
+from trpo_repro.commands import cli, quiet  # noqa: F401, quiet before TensorFlow
 
 RUN = flags.DEFINE_string("run", None, "Directory of the run.")
 SEED = flags.DEFINE_integer("seed", 0, "Seed of the episode.", lower_bound=0)

@@ -5,8 +5,7 @@ import json
 
 import numpy as np
 
-from experiments import configs
-from trpo_repro import runs
+from trpo_repro import presets, runs
 from trpo_repro.analysis import curves
 from trpo_repro.policies import policy as policy_lib
 from trpo_repro.runs import metrics
@@ -27,7 +26,7 @@ def linear_setting(environment, **changes):
 
 def short_pong(sampler="single_path", **changes):
     """Returns two iterations of Pong in four shards, seed 1, with changes."""
-    preset = configs.preset("paper", "pong", sampler)
+    preset = presets.preset("paper", "pong", sampler)
     return dataclasses.replace(preset, **{"seed": 1, "iterations": 2, "shards": 4, **changes})
 
 

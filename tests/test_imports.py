@@ -49,6 +49,8 @@ ALLOWED = {
         "sampling",
         "training",
     },
+    "presets": {"config", "environments"},
+    "commands": {"analysis", "cluster", "config", "presets", "runs", "settings"},
     "analysis": {"environments", "estimation", "policies", "randomness", "sampling"},
 }
 

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from scipy import optimize
 
-from experiments import configs
-from trpo_repro import environments, training
+from trpo_repro import environments, presets, training
 from trpo_repro.algorithms import weighted_regression
 from trpo_repro.optimization import trust_region
 from trpo_repro.policies import policy as policy_lib
@@ -158,7 +157,7 @@ def test_contextual_bandit_has_a_known_answer(algorithm):
     the contexts. RWR takes a linear baseline here.
     """
     config = dataclasses.replace(
-        configs.preset("paper", "cartpole", algorithm=algorithm),
+        presets.preset("paper", "cartpole", algorithm=algorithm),
         algorithm=algorithm,
         baseline="linear" if algorithm == "rwr" else "none",
         steps_per_iteration=20_000,

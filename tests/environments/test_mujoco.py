@@ -7,8 +7,7 @@ import mujoco
 import numpy as np
 import pytest
 
-from experiments import configs
-from trpo_repro import environments, training
+from trpo_repro import environments, presets, training
 from trpo_repro.environments import mujoco as mujoco_environments
 from trpo_repro.randomness import Key
 from trpo_repro.sampling import single_path
@@ -143,7 +142,7 @@ def test_the_alive_bonus_exceeds_the_costs(name, preset):
         if isinstance(reward, mujoco_environments.Locomotion):
             standing = dataclasses.replace(reward, forward_weight=0.0)
             environment.task = dataclasses.replace(environment.task, reward=standing)
-    policy = training.make_policy(configs.preset(preset, name), environment)
+    policy = training.make_policy(presets.preset(preset, name), environment)
     paths, *_ = single_path.sample_trajectories(
         environment,
         policy,

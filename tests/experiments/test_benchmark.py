@@ -8,6 +8,7 @@ import pytest
 from helpers import assert_refused
 
 from experiments import benchmark, configs, published
+from trpo_repro import presets
 from trpo_repro.analysis import tables
 
 RESULTS = pathlib.Path(__file__).parent.parent.parent / "results"
@@ -90,8 +91,8 @@ def test_runs_of_a_million_steps_are_evaluated_where_they_are_scored():
     swimmer = next(run for run in runs if run.name == "Swimmer-v5/gae/seed_1")
     assert swimmer.config.discount == 0.9999
     assert dataclasses.replace(
-        swimmer.config, task="Reacher-v5", discount=configs.GAE.discount, seed=0
-    ) == configs.preset("gae", "Reacher-v5")
+        swimmer.config, task="Reacher-v5", discount=presets.GAE.discount, seed=0
+    ) == presets.preset("gae", "Reacher-v5")
 
 
 def test_peers_run_in_their_own_environment():

@@ -16,7 +16,7 @@ from absl.testing import flagsaver
 from helpers import assert_refused
 
 from experiments import batch, configs, report, reproduce
-from trpo_repro import runs
+from trpo_repro import presets, runs
 from trpo_repro.analysis import curves
 from trpo_repro.runs import metrics
 
@@ -187,7 +187,7 @@ def test_jobs_of_one_directory_follow_each_other_and_the_plan_is_asked_again(tmp
 
 def test_an_unfinished_run_is_carried_by_its_directory_alone(tmp_path):
     """Stopped on the way, copied without its checkpoints/, and resumed: the uninterrupted bits."""
-    preset = configs.preset("gae", "Hopper-v5")
+    preset = presets.preset("gae", "Hopper-v5")
     config = dataclasses.replace(preset, iterations=3, seed=1, threads=1)
     runs.run(config, tmp_path / "whole", resume=False)
     runs.run(config, tmp_path / "part", resume=False, stop_at=2)

@@ -13,9 +13,10 @@ import pytest
 from absl.testing import flagsaver
 from helpers import assert_refused
 
-from experiments import cli, plot, train
+from experiments import plot, train
 from trpo_repro import runs as runs_lib
 from trpo_repro.analysis import curves
+from trpo_repro.commands import cli
 from trpo_repro.runs import metrics
 
 ROOT = pathlib.Path(__file__).parent.parent.parent

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from experiments import configs
-from trpo_repro import environments
+from trpo_repro import environments, presets
 from trpo_repro.optimization import curvature
 from trpo_repro.policies import normalization
 from trpo_repro.policies import policy as policy_lib
@@ -17,7 +16,7 @@ from trpo_repro.policies import policy as policy_lib
 
 def _policy(task, **changes):
     environment = environments.make(task)
-    config = configs.PAPER[task]
+    config = presets.PAPER[task]
     arguments = {
         "hidden_sizes": config.hidden_sizes,
         "activation": config.activation,

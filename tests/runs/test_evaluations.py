@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 from helpers import assert_equal, final
 
-from experiments import configs
-from trpo_repro import runs
+from trpo_repro import presets, runs
 from trpo_repro.analysis import curves, tables
 from trpo_repro.runs import evaluations
 
 CONFIG = dataclasses.replace(
-    configs.preset("gae", "InvertedPendulum-v5"),
+    presets.preset("gae", "InvertedPendulum-v5"),
     iterations=4,
     steps_per_iteration=256,
     path_length=64,

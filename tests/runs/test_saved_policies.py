@@ -9,24 +9,23 @@ import numpy as np
 import pytest
 
 import trpo_repro
-from experiments import configs
-from trpo_repro import runs, training
+from trpo_repro import presets, runs, training
 from trpo_repro.randomness import Key, Purpose
 
 RESULTS = pathlib.Path(__file__).parent.parent.parent / "results"
 
-GAE = dataclasses.replace(configs.preset("gae", "Hopper-v5"), iterations=1, seed=1, threads=1)
+GAE = dataclasses.replace(presets.preset("gae", "Hopper-v5"), iterations=1, seed=1, threads=1)
 
 
 def _policies():
     for task in ("cartpole", "swimmer"):
-        config = configs.preset("paper", task)
+        config = presets.preset("paper", task)
         yield training.make_policy(config, training.make_environment(config))
 
 
 def test_a_policy_file_of_another_network_is_refused(tmp_path):
     small, other = _policies()
-    state = training.Trainer(configs.preset("paper", "cartpole")).initial_state()
+    state = training.Trainer(presets.preset("paper", "cartpole")).initial_state()
     path = tmp_path / "policy.npz"
     runs.save_policy(path, small, dataclasses.replace(state, iteration=7))
     saved = runs.load_policy(path, small, normalized=False)

@@ -5,8 +5,7 @@ import functools
 import numpy as np
 import pytest
 
-from experiments import configs
-from trpo_repro import training
+from trpo_repro import presets, training
 from trpo_repro.algorithms import policy_update
 from trpo_repro.environments import atari
 from trpo_repro.estimation import surrogates
@@ -21,7 +20,7 @@ def _setting():
     """Pong with episodes of 7 decisions, so that several end inside a path."""
     environment = atari.Atari("pong")
     environment.max_episode_steps = 7
-    policy = training.make_policy(configs.preset("paper", "pong"), environment)
+    policy = training.make_policy(presets.preset("paper", "pong"), environment)
     return environment, policy, policy.network.initial_parameters()
 
 

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from experiments import configs
-from trpo_repro import environments, training
+from trpo_repro import environments, presets, training
 from trpo_repro.environments import base
 from trpo_repro.randomness import Key, Purpose
 from trpo_repro.sampling import population
@@ -15,7 +14,7 @@ ROWS = 30
 def _setting(task):
     environment = environments.make(task)
     environment.max_episode_steps = 40
-    policy = training.make_policy(configs.preset("paper", task), environment)
+    policy = training.make_policy(presets.preset("paper", task), environment)
     generator = np.random.default_rng(0)
     thetas = policy.network.initial_parameters() + generator.standard_normal(
         (ROWS, policy.network.size)

@@ -16,8 +16,7 @@ import ray
 import tensorflow as tf
 from helpers import assert_equal, final, short_pong
 
-from experiments import configs
-from trpo_repro import cluster, runs, training
+from trpo_repro import cluster, presets, runs, training
 from trpo_repro.sampling import workers
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -26,7 +25,7 @@ VINE = short_pong(
     "vine", path_length=20, trunks=4, rollout_states=8, rollouts_per_state=3, rollout_length=5
 )
 HOPPER = dataclasses.replace(
-    configs.preset("paper", "hopper"),
+    presets.preset("paper", "hopper"),
     seed=1,
     iterations=2,
     steps_per_iteration=800,

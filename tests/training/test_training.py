@@ -7,8 +7,8 @@ import threading
 import numpy as np
 import pytest
 
-from experiments import batch, configs
-from trpo_repro import runs, training
+from experiments import batch
+from trpo_repro import presets, runs, training
 from trpo_repro.analysis import curves
 from trpo_repro.config import Config
 from trpo_repro.environments import cartpole
@@ -336,7 +336,7 @@ def test_vine_counts_every_step_and_keeps_the_constraint(kl_states, state_weight
 @pytest.mark.slow
 def test_gae_preset_learns_to_hop():
     """300K steps of Hopper-v5 reach 1500; three seeds reached 2300 to 3100 by then."""
-    config = dataclasses.replace(configs.GAE, iterations=146, seed=1)
+    config = dataclasses.replace(presets.GAE, iterations=146, seed=1)
     trainer = training.Trainer(config)
     *_, (_, row) = training.iterations(trainer, trainer.initial_state())
     assert row["return_recent"] > 1500

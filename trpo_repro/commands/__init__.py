@@ -1,0 +1,1 @@
+"""What the command line needs: flags, errors in one line, and the command that trains."""
