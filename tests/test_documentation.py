@@ -37,7 +37,7 @@ def test_readme_trains_loads_and_acts(tmp_path):
 
 @pytest.mark.parametrize("sampler", ["single_path", "vine"])
 def test_the_documented_class_trains(tmp_path, sampler):
-    gymnasium_class, batch_class = _programs("docs/environments.md")
+    gymnasium_class, batch_class, _ = _programs("docs/environments.md")
     (tmp_path / "my_package.py").write_text(gymnasium_class)
     settings = "iterations=2, path_length=50, hidden_sizes=(), steps_per_iteration=400"
     if sampler == "vine":
@@ -53,3 +53,11 @@ for state, row in training.iterations(trainer, trainer.initial_state()):
     assert row["accepted"]
 """
     assert _run(batch_class + check, tmp_path).splitlines()[-1] == "2"
+
+
+def test_the_documented_planner_branches(tmp_path):
+    """The best of three futures of 8 hoppers, 20 steps each or until they fell."""
+    *_, planner = _programs("docs/environments.md")
+    best = [float(number) for number in _run(planner, tmp_path).strip("[]\n").split()]
+    assert len(best) == 8
+    assert all(0 < value < 100 for value in best)

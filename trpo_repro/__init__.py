@@ -3,7 +3,7 @@
     config, environment, policy = trpo_repro.load("results/swimmer/vine/seed_1")
 
 What a user needs most is here: `Config` and `train` make a run in a directory, `load` returns one,
-`make` an environment. Policies, samplers and updates are in their rooms, which WORKSPACE.md lists.
+`make` an environment, which `RestorableVectorEnv` puts behind Gymnasium's interface. Policies, samplers and updates are in their rooms, which WORKSPACE.md lists.
 """
 
 import importlib
@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 # Imported on first use, so that reading results needs no TensorFlow.
 _FACE = {
     "Config": ("config", "Config"),
+    "RestorableVectorEnv": ("environments.vector", "RestorableVectorEnv"),
     "TrainedPolicy": ("runs", "TrainedPolicy"),
     "load": ("runs", "load"),
     "make": ("environments", "make"),
