@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import tqdm
 from absl import flags
 
+import trpo_repro.commands.quiet  # noqa: F401, before what imports TensorFlow
 from trpo_repro import cluster, config, presets, runs
 from trpo_repro.analysis import curves
 

@@ -12,6 +12,7 @@ import numpy as np
 from absl import flags
 from matplotlib import figure
 
+import trpo_repro.commands.quiet  # noqa: F401, before what imports TensorFlow
 from trpo_repro import environments, files, presets, training
 from trpo_repro.analysis import intervals, tables, variances
 from trpo_repro.commands import cli

@@ -10,9 +10,10 @@ import json
 
 from absl import flags
 
+import trpo_repro.commands.quiet  # noqa: F401, before what imports TensorFlow
 from trpo_repro import runs
 from trpo_repro.analysis import intervals
-from trpo_repro.commands import cli, quiet  # noqa: F401, quiet before TensorFlow
+from trpo_repro.commands import cli
 
 RUN = flags.DEFINE_string("run", None, "Directory of the run.")
 EPISODES = flags.DEFINE_integer("episodes", 100, "Episodes to play.", lower_bound=1)

@@ -15,6 +15,7 @@ import numpy as np
 from absl import flags
 from matplotlib import figure
 
+import trpo_repro.commands.quiet  # noqa: F401, before what imports TensorFlow
 from trpo_repro import files, presets, training
 from trpo_repro.analysis import intervals, tables, variances
 from trpo_repro.commands import cli

@@ -14,6 +14,7 @@ Needs `make install-tune`.
 
 import dataclasses
 import json
+import logging
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -24,7 +25,6 @@ import matplotlib
 matplotlib.use("Agg")
 
 import numpy as np
-import tensorflow as tf
 from absl import flags
 from matplotlib import figure, ticker
 
@@ -68,7 +68,9 @@ def main(_):
         cli.refuse(str(error))
     out = pathlib.Path(cli.OUT.value or "runs/tune")
     out.mkdir(parents=True, exist_ok=True)
-    tf.get_logger().setLevel("ERROR")  # every trial traces its graphs anew, as it must
+    logging.getLogger("tensorflow").setLevel(
+        "ERROR"
+    )  # every trial traces its graphs anew, as it must
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
         study_name="trpo",

@@ -16,8 +16,9 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
+import trpo_repro.commands.quiet  # noqa: F401, before what imports TensorFlow
 from trpo_repro import environments, files, runs
-from trpo_repro.commands import cli, quiet  # noqa: F401, quiet before TensorFlow
+from trpo_repro.commands import cli
 
 RUN = flags.DEFINE_string("run", None, "Directory of the run.")
 SEED = flags.DEFINE_integer("seed", 0, "Seed of the episode.", lower_bound=0)

@@ -3,7 +3,8 @@
     config, environment, policy = trpo_repro.load("results/swimmer/vine/seed_1")
 
 What a user needs most is here: `Config` and `train` make a run in a directory, `load` returns one,
-`make` an environment, which `RestorableVectorEnv` puts behind Gymnasium's interface. Policies, samplers and updates are in their rooms, which WORKSPACE.md lists.
+`make` an environment, which `RestorableVectorEnv` puts behind Gymnasium's interface. Policies,
+samplers and updates are in their rooms, which WORKSPACE.md lists.
 """
 
 import importlib
