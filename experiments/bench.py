@@ -49,6 +49,11 @@ REPEATS = 3
 def main(_):
     if MEMORY_OF.value:
         task, _, steps = MEMORY_OF.value.partition(":")
+        if task not in mujoco_environments.TASKS or not steps.isdigit() or int(steps) < PATHS:
+            cli.refuse(
+                f"--memory_of={MEMORY_OF.value} is not allowed: must be TASK:STEPS, a task of "
+                f"MuJoCo and at least {PATHS} steps"
+            )
         print(_peak_memory(task, int(steps)))
         return
     if "mujoco" in SECTION.value:

@@ -552,7 +552,10 @@ def main(_):
     results = Results(pathlib.Path(RESULTS.value), listing.BUDGET.value)
     if not results.directory.is_dir():
         cli.refuse(f"--results={results.directory} is no directory")
-    verdicts = judge(results)
+    try:
+        verdicts = judge(results)
+    except (ValueError, OSError) as error:
+        cli.refuse(str(error))
     for name, verdict in verdicts.items():
         print(f"{name:4} {verdict.verdict:15} {statement(name)}\n     {verdict.estimate}")
     files.write_text(results.directory / "claims.md", table(verdicts))

@@ -20,8 +20,10 @@ from trpo_repro.environments import cartpole, mujoco
 from trpo_repro.randomness import Key, Purpose
 from trpo_repro.sampling import single_path, vine
 
-STATES = flags.DEFINE_integer("crn_states", 100, "States that branches start from.")
-REPEATS = flags.DEFINE_integer("crn_repeats", 50, "Independent branch pairs from each state.")
+STATES = flags.DEFINE_integer("crn_states", 100, "States that branches start from.", lower_bound=2)
+REPEATS = flags.DEFINE_integer(
+    "crn_repeats", 50, "Independent branch pairs from each state.", lower_bound=2
+)
 DISCOUNT = 0.99  # a step of the task's own duration
 
 # Task: its own Δt in seconds, multiples of it in the sweep, durations of branches in seconds.
@@ -131,8 +133,7 @@ def draw(rows: list[dict], path: pathlib.Path) -> None:
 
 
 def main(_):
-    directory = pathlib.Path(cli.OUT.value or "results/vine")
-    directory.mkdir(parents=True, exist_ok=True)
+    directory = cli.output_directory("results/vine")
     rows = [row for task in SWEEPS for row in measure(task, STATES.value, REPEATS.value)]
     files.write_text(directory / "common_random_numbers.csv", tables.csv_text(COLUMNS, rows))
     for row in rows:

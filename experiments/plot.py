@@ -4,6 +4,7 @@ python experiments/plot.py --runs='Swimmer/vine=results/swimmer/vine/seed_*' --o
 """
 
 import glob
+import json
 import pathlib
 
 from absl import flags
@@ -17,17 +18,20 @@ RUNS = flags.DEFINE_multi_string(
     "PANEL/LABEL=PATTERN: title of the panel, label of the curve, and a glob of its run "
     "directories; repeatable.",
 )
-X = flags.DEFINE_enum("x", "iteration", ["iteration", "env_steps"], "Horizontal axis.")
+X = flags.DEFINE_enum("x", "iteration", ["iteration", "env_steps", "seconds"], "Horizontal axis.")
 Y = flags.DEFINE_string("y", "return_mean", "Vertical axis: a column of metrics.csv.")
 EPISODE_LENGTH = flags.DEFINE_list(
     "episode_length", [], "Titles of panels to draw again with the mean length of episodes."
 )
+FORMATS = (".png", ".pdf", ".svg")
 
 
 def main(_):
     if not cli.OUT.value:
         cli.refuse("give the figure's file with --out=FILE.png")
     output = pathlib.Path(cli.OUT.value)
+    if cli.OUT.value.endswith("/") or output.suffix not in FORMATS:
+        cli.refuse(f"--out={cli.OUT.value} is not allowed: must end in {', '.join(FORMATS)}")
     try:
         drawn = panels(RUNS.value)
         for title in EPISODE_LENGTH.value:
@@ -60,8 +64,21 @@ def panels(texts: list[str]) -> dict[str, dict[str, list[pathlib.Path]]]:
             raise ValueError(f"--runs={text} is not allowed: must be PANEL/LABEL=PATTERN")
         if not runs:
             raise ValueError(f"--runs={text}: no directory matches {pattern!r}")
+        if label in found.get(title, {}):
+            raise ValueError(f"--runs={text}: panel {title!r} has a curve {label!r} already")
+        tasks = {task for run in runs if (task := _task(run))}
+        if len(tasks) > 1:
+            raise ValueError(f"--runs={text}: its runs are of several tasks, {sorted(tasks)}")
         found.setdefault(title, {})[label] = runs
     return found
+
+
+def _task(run: pathlib.Path) -> str | None:
+    """Returns the task that a run's record names, if it can be read."""
+    try:
+        return json.loads((run / "config.json").read_text())["config"]["task"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 if __name__ == "__main__":

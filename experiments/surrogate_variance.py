@@ -23,9 +23,11 @@ from trpo_repro.estimation import estimators, returns, surrogates
 from trpo_repro.randomness import Key
 from trpo_repro.sampling import single_path, vine
 
-GRADIENTS = flags.DEFINE_integer("gradients", 40, "Sampled gradients of each estimator.")
+GRADIENTS = flags.DEFINE_integer(
+    "gradients", 40, "Sampled gradients of each estimator.", lower_bound=3
+)
 TRAINED = flags.DEFINE_multi_integer(
-    "trained", [0, 10], "Single-path iterations that made the policy; repeatable."
+    "trained", [0, 10], "Single-path iterations that made the policy; repeatable.", lower_bound=0
 )
 COLUMNS = (
     "task", "policy_iterations", "estimator", "q_values", "simulator_steps",
@@ -145,8 +147,7 @@ def draw(rows: list[dict], path: pathlib.Path) -> None:
 
 
 def main(_):
-    directory = pathlib.Path(cli.OUT.value or "results/vine")
-    directory.mkdir(parents=True, exist_ok=True)
+    directory = cli.output_directory("results/vine")
     rows = [
         row
         for task in ("swimmer", "cartpole")

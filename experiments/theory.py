@@ -19,8 +19,12 @@ from trpo_repro.commands import cli
 from trpo_repro.theory import bounds, mdp, natural_gradient, verification
 from trpo_repro.theory import policy_iteration as pi
 
-PAIRS = flags.DEFINE_integer("pairs", 2000, "Random pairs of policies that bounds are checked on.")
-ITERATIONS = flags.DEFINE_integer("theory_iterations", 300, "Updates in the figures of returns.")
+PAIRS = flags.DEFINE_integer(
+    "pairs", 2000, "Random pairs of policies that bounds are checked on.", lower_bound=1
+)
+ITERATIONS = flags.DEFINE_integer(
+    "theory_iterations", 300, "Updates in the figures of returns.", lower_bound=2
+)
 
 KL_LIMIT = 0.01
 PATH_LENGTH = 1000  # Table 2
@@ -224,8 +228,7 @@ def write_claims(rows: list[tuple[str, str, list[pi.Point]]], path: pathlib.Path
 
 
 def main(_):
-    directory = pathlib.Path(cli.OUT.value or "results/theory")
-    directory.mkdir(parents=True, exist_ok=True)
+    directory = cli.output_directory("results/theory")
     rows = list(tqdm.tqdm(curves(), total=len(PROCESSES) * len(UPDATES), desc="updates"))
     draw_returns(rows, directory / "returns.png")
     write_claims(rows, directory / "claims.json")

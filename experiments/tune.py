@@ -66,8 +66,7 @@ def main(_):
         starts = [presets.preset("gae", task) for task in TASKS.value]
     except ValueError as error:
         cli.refuse(str(error))
-    out = pathlib.Path(cli.OUT.value or "runs/tune")
-    out.mkdir(parents=True, exist_ok=True)
+    out = cli.output_directory("runs/tune")
     logging.getLogger("tensorflow").setLevel(
         "ERROR"
     )  # every trial traces its graphs anew, as it must

@@ -28,7 +28,7 @@ class RunSettings(Group, title="Run"):
     )
     algorithm: str = setting("trpo", "Algorithm", choices=ALGORITHMS)
     sampler: str = setting("single_path", "Sampler", choices=("single_path", "vine"))
-    seed: int = setting(0, "Seed of every random number", at_least=0)
+    seed: int = setting(0, "Seed of every random number", at_least=0, at_most=2e9)
     iterations: int = setting(200, "Policy iterations, at most", at_least=1)
     target_return: float | None = setting(
         None, "Mean return of the last 100 episodes above which the run ends"

@@ -3,7 +3,9 @@
 import csv
 import json
 
+import pytest
 from absl.testing import flagsaver
+from helpers import assert_refused
 
 from experiments import common_random_numbers, surrogate_variance, theory
 
@@ -49,3 +51,35 @@ def test_surrogate_variance_writes_table_and_figure(tmp_path, monkeypatch):
         surrogate_variance.main([])
     assert len(_rows(tmp_path / "surrogate_variance.csv")) == 6
     assert _is_figure(tmp_path / "surrogate_variance.png")
+
+
+RUN = "results/swimmer/vine/seed_1"
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("theory", ["--pairs=0"], "pairs"),
+        ("theory", ["--out=/dev/null/theory"], "--out=/dev/null/theory cannot be written"),
+        ("theory", ["--out="], "give the name of a file or directory"),
+        ("common_random_numbers", ["--crn_repeats=1"], "crn_repeats"),
+        ("surrogate_variance", ["--gradients=2"], "gradients"),
+        ("bench", ["--memory_of=Hopper-v5"], "must be TASK:STEPS"),
+        ("claims", ["--results=nowhere"], "--results=nowhere is no directory"),
+        ("plot", ["--out=curves/", f"--runs=a/b={RUN}"], "must end in .png, .pdf, .svg"),
+        ("plot", ["--out=curves", f"--runs=a/b={RUN}"], "must end in .png, .pdf, .svg"),
+        ("plot", ["--out=c.png", "--y=outcome", f"--runs=a/b={RUN}"], "is not of numbers"),
+        (
+            "plot",
+            ["--out=c.png", f"--runs=a/b={RUN}", f"--runs=a/b={RUN}"],
+            "panel 'a' has a curve 'b' already",
+        ),
+        (
+            "plot",
+            ["--out=c.png", "--runs=a/b=results/*/single_path/seed_1"],
+            "its runs are of several tasks",
+        ),
+    ],
+)
+def test_bad_input_is_one_line(script, name, arguments, message):
+    assert_refused(script(name, *arguments), message)

@@ -211,3 +211,25 @@ def test_a_time_limit_saves_and_ends_and_a_line_tells_where_it_is(script, tmp_pa
     done = runs_lib.load_state(tmp_path).iteration
     # The stop can come between the save of an iteration and its line.
     assert any(f": {last} of 100000, return" in result.stderr for last in (done - 1, done))
+
+
+def test_resume_takes_the_settings_from_the_run(script, tmp_path):
+    """No flag but --resume and --out; an extension of the run is one more."""
+    assert script("train", *_tiny(tmp_path), "--stop_at=1").returncode == 0
+    resumed = script("train", "--resume", f"--out={tmp_path}")
+    assert resumed.returncode == 0, resumed.stderr
+    done = runs_lib.load_state(tmp_path).iteration
+    longer = script("train", "--resume", f"--out={tmp_path}", f"--iterations={done + 1}")
+    assert longer.returncode == 0, longer.stderr
+    assert runs_lib.load_state(tmp_path).iteration == done + 1
+    other = script("train", "--resume", f"--out={tmp_path}", "--discount=0.5")
+    assert_refused(other, "holds a run of another configuration: discount is")
+    assert_refused(script("train", "--resume", f"--out={tmp_path / 'none'}"), "holds no run")
+
+
+def test_a_run_whose_updates_are_refused_says_so(script, tmp_path):
+    """Steps a thousand times as long as usual, none of which may be shortened."""
+    tiny = _tiny(tmp_path, iterations=3)
+    result = script("train", *tiny, "--kl_limit=10", "--max_backtracks=0")
+    assert result.returncode == 0
+    assert "of 3 updates were refused (line_search_failed" in result.stderr

@@ -151,6 +151,8 @@ def _draw_curve(axes, runs, label, style, *, x, y, generator, longest):
         for column in (x, y):
             if column not in table:
                 raise ValueError(f"{run / 'metrics.csv'} has no column {column!r}")
+            if table[column].dtype.kind not in "fi":
+                raise ValueError(f"column {column!r} of {run / 'metrics.csv'} is not of numbers")
     length = min(len(table[x]) for table in tables)
     length = min(length, longest or length)
     values = np.stack([table[y][:length] for table in tables])

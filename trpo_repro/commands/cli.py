@@ -1,8 +1,10 @@
 """What the scripts share: flags, and errors in one line with exit code 2."""
 
 import os
+import pathlib
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
@@ -13,10 +15,27 @@ OUT = flags.DEFINE_string(
 )
 
 
+flags.register_validator(
+    "out", lambda value: value is None or value.strip(), "give the name of a file or directory"
+)
+
+
 def refuse(message: str) -> NoReturn:
     """Ends the process with one line on standard error and exit code 2."""
     print(f"error: {message}", file=sys.stderr)
     sys.exit(2)
+
+
+def output_directory(default: str) -> pathlib.Path:
+    """Returns the directory of --out, which is made; what forbids it is one line."""
+    directory = pathlib.Path(OUT.value or default)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        refuse(f"--out={directory} cannot be written: {error.strerror or error}")
+    return directory
 
 
 def run(

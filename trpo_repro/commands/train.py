@@ -22,7 +22,11 @@ from trpo_repro.commands import cli
 from trpo_repro.runs import checkpoint
 
 flags.DEFINE_enum("preset", "paper", presets.PRESETS, "Settings that the other flags amend.")
-flags.DEFINE_bool("resume", False, "Continue from the last checkpoint in --out.")
+flags.DEFINE_bool(
+    "resume",
+    False,
+    "Continue from the last checkpoint in --out, with its settings where no --task is given.",
+)
 flags.DEFINE_integer(
     "stop_at", None, "Leave the run unfinished after this many iterations in all.", lower_bound=1
 )
@@ -103,6 +107,8 @@ def _flag_lines(name: str, default: object, help_: str) -> list[str]:
 def config_from_flags() -> config_lib.Config:
     """Returns the preset's configuration with every given flag in place.
 
+    With --resume and no preset or task, the run's own record takes the preset's place.
+
     Raises:
       ValueError: a value is not allowed, or would have no effect.
     """
@@ -114,9 +120,14 @@ def config_from_flags() -> config_lib.Config:
     }
     if "hidden_sizes" in given:
         given["hidden_sizes"] = _whole_numbers("hidden_sizes", given["hidden_sizes"])
-    start = presets.preset(
-        values["preset"], given.pop("task"), given.get("sampler"), given.get("algorithm")
-    )
+    is_named = any(flags.FLAGS[name].present for name in ("task", "preset"))
+    if values["resume"] and values["out"] and not is_named:
+        start = runs.load_config(pathlib.Path(values["out"]))
+        del given["task"]
+    else:
+        start = presets.preset(
+            values["preset"], given.pop("task"), given.get("sampler"), given.get("algorithm")
+        )
     config = dataclasses.replace(start, **given)
     for name, readers in config_lib.unused_settings(config).items():
         if name in given:

@@ -49,7 +49,7 @@ class KLLimitSettings(
     title="Trust region",
     readers=_family_with("a KL limit", lambda row: row.step is not StepRule.FIXED),
 ):
-    kl_limit: float = setting(0.01, "Trust region size δ, in nats", above=0)
+    kl_limit: float = setting(0.01, "Trust region size δ, in nats", above=0, at_most=10)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,7 +22,10 @@ class NetworkSettings(Group, title="Policy network", readers=NOT_ATARI):
         0, "Leading observation columns that the policy does not see", at_least=0
     )
     initial_log_std: float = setting(
-        0.0, "Initial log standard deviation of Gaussian policies, in action units"
+        0.0,
+        "Initial log standard deviation of Gaussian policies, in action units",
+        at_least=-20,
+        at_most=20,
     )
 
 

@@ -1,5 +1,6 @@
 """A session of a run in its directory: from start or resume to the end, or to a signal."""
 
+import collections
 import contextlib
 import dataclasses
 import hashlib
@@ -77,7 +78,10 @@ def run(
             evaluated = evaluations.Evaluations(config, directory, evaluate_at, state.iteration)
             progress = _Progress(config, state.iteration, log_every)
             stack.callback(progress.close)
+            outcomes: collections.Counter[str] = collections.Counter()
+            stack.callback(_warn_of_refusals, outcomes)
             for after, row in training.iterations(trainer, state, stop_at):
+                outcomes[row["outcome"]] += 1
                 evaluated.after(trainer, after)
                 with _held_signals():
                     if training.ended(config, after) or after.iteration == stop_at:
@@ -223,6 +227,19 @@ def _warn_of_short_paths(config: Config, limit: int) -> None:
             "episodes that end within a path",
             config.path_length,
             limit,
+        )
+
+
+def _warn_of_refusals(outcomes: collections.Counter[str]) -> None:
+    """Warns where most updates of a session were refused: such a run learns little."""
+    refused = {name: count for name, count in outcomes.items() if name != "accepted"}
+    if sum(refused.values()) > outcomes.total() / 2:
+        reasons = ", ".join(f"{name}: {count}" for name, count in refused.items())
+        logging.warning(
+            "%d of %d updates were refused (%s)",
+            sum(refused.values()),
+            outcomes.total(),
+            reasons,
         )
 
 

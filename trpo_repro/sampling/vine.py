@@ -21,7 +21,9 @@ class VineSettings(
 ):
     trunks: int = setting(16, "Trunk paths", at_least=1)
     rollout_states: int = setting(125, "N, the states that branches start from", at_least=1)
-    rollouts_per_state: int = setting(4, "K, the branches of each rollout state", at_least=1)
+    rollouts_per_state: int = setting(
+        4, "K, the branches of each rollout state: they are compared with one another", at_least=2
+    )
     rollout_length: int = setting(
         50, "Environment steps of a branch that does not terminate before", at_least=1
     )
