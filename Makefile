@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 OUT ?= runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-tune demo test test-slow lint bench bench-peers peers reproduce report
+.PHONY: help install install-tune demo test test-slow test-faults lint bench bench-peers peers reproduce report
 
 help:  ## Show the targets.
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 14
@@ -30,6 +30,9 @@ test: install  ## Run the tests (about 7 minutes).
 
 test-slow: install  ## Run the slow tests.
 	$(BIN)/python -m pytest -m slow
+
+test-faults: install  ## Kill, damage and starve runs; each must end with the same bits.
+	$(BIN)/python -m pytest -m faults --numprocesses=2 --dist=worksteal
 
 lint: install  ## Check format, style and types.
 	$(BIN)/ruff format --check .

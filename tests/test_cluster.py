@@ -46,6 +46,7 @@ def _when(condition, action):
 
 
 @pytest.mark.slow
+@pytest.mark.faults
 def test_pong_on_two_nodes_of_which_one_is_lost(tmp_path, two_nodes):
     """The second node goes after the first iteration; fewer cores than workers are left."""
     nodes, second = two_nodes
@@ -62,6 +63,7 @@ def test_pong_on_two_nodes_of_which_one_is_lost(tmp_path, two_nodes):
 
 
 @pytest.mark.slow
+@pytest.mark.faults
 def test_runs_of_a_figure_on_two_nodes_of_which_one_is_lost(tmp_path, two_nodes):
     """The lost node's run is resumed on the other; both have the bits of undisturbed runs."""
     nodes, second = two_nodes
@@ -89,6 +91,7 @@ def test_runs_of_a_figure_on_two_nodes_of_which_one_is_lost(tmp_path, two_nodes)
 
 
 @pytest.mark.slow
+@pytest.mark.faults
 @pytest.mark.parametrize("process", ["raylet/raylet", "gcs_server"])
 def test_a_local_ray_that_dies_is_started_again(process):
     """SIGKILL to a process without which Ray answers no more; all results are there in a minute."""
