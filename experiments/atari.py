@@ -34,6 +34,11 @@ PUBLISHED = flags.DEFINE_string(
 flags.adopt_module_key_flags(batch)
 flags.declare_key_flag("out")
 
+AXES = {
+    **plots.LABELS,
+    "env_steps": "decisions",
+    "return_recent": "mean score of the last 100 games",
+}
 EPISODES = 30  # of an evaluation
 EVALUATION_SEED = 10_000  # apart from the seeds of training
 COLUMNS = ("row", "budget", "score", *configs.GAMES)
@@ -96,7 +101,9 @@ def plot(chosen: Sequence[batch.Run], out: pathlib.Path) -> None:
     }
     for x in ("iteration", "env_steps"):
         file = out / f"figure5_{x}.png"
-        plots.learning_curves(panels, file, x=x, y="return_recent", levels=levels, columns=3)
+        plots.learning_curves(
+            panels, file, x=x, y="return_recent", labels=AXES, levels=levels, columns=3
+        )
         print(file)
     rows = [*published_rows, *measured_rows(begun)]
     scores = [row for row in rows if row["row"] not in ("random", "human")]

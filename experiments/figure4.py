@@ -115,6 +115,7 @@ def draw(chosen: Sequence[Run], file: pathlib.Path, x: str) -> None:
     """Draws a panel a task, of the curves that there are; one that lacks iterations says so."""
     panels: dict[str, dict[str, list[pathlib.Path]]] = {}
     lengths: dict[str, int] = {}
+    levels: dict[str, dict[str, float]] = {}
     with_length = []
     for task, algorithms in configs.FIGURE4.items():
         found = {name: runs for name in algorithms if (runs := drawable(chosen, task, name))}
@@ -132,12 +133,14 @@ def draw(chosen: Sequence[Run], file: pathlib.Path, x: str) -> None:
         lengths[title] = wanted
         if task in ("hopper", "walker"):
             with_length.append(title)
+            levels[title] = {"standing still": 1.0}
     plots.learning_curves(
         panels,
         file,
         x=x,
         y="reward_per_step",
         lengths=lengths,
+        levels=levels,
         with_episode_length=with_length,
     )
 

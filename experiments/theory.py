@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import tqdm
 from absl import flags
-from matplotlib import figure
+from matplotlib import figure, ticker
 
 from trpo_repro import files
 from trpo_repro.analysis import tables
@@ -167,6 +167,7 @@ def draw_constraints(path: pathlib.Path) -> None:
         ylabel="exploration σ",
         title=f"The best step in two balls, δ = {kl_limit}",
     )
+    axes.xaxis.set_major_locator(ticker.MaxNLocator(5))
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, -0.3), fontsize="small", ncols=2)
     axes.grid(alpha=0.3)
     canvas.savefig(path, dpi=150)

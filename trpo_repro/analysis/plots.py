@@ -30,6 +30,7 @@ def learning_curves(
     *,
     x: str | Sequence[str] = "iteration",
     y: str = "return_mean",
+    labels: Mapping[str, str] = LABELS,
     lengths: Mapping[str, int] | None = None,
     levels: Mapping[str, Mapping[str, float]] | None = None,
     with_episode_length: Collection[str] = (),
@@ -43,6 +44,7 @@ def learning_curves(
       output: PNG to write.
       x: column of metrics.csv on the horizontal axes; of several, a panel each, side by side.
       y: column on the vertical axes.
+      labels: column → what its axis says.
       lengths: title → iterations to draw at most.
       levels: title → label → height of a horizontal line to compare with.
       with_episode_length: titles whose curves have a second panel, of mean episode length: a
@@ -72,22 +74,22 @@ def learning_curves(
     rows = -(-len(drawn) // columns)
     canvas = figure.Figure(figsize=(5.6 * columns, 3.7 * rows), layout="constrained")
     grid = canvas.subplots(rows, columns, squeeze=False)
-    labels = list(
+    colors = list(
         dict.fromkeys(label.partition(",")[0] for groups in panels.values() for label in groups)
     )
     for axes, (heading, title, x, column) in zip(grid.flat, drawn, strict=False):
         groups = panels[title]
         for label, runs in groups.items():
             # A label without the value that follows a comma has one color in every panel.
-            place = labels.index(label.partition(",")[0])
+            place = colors.index(label.partition(",")[0])
             style = {"color": f"C{place}", "linestyle": ("-", "--", ":")[place // 10]}  # 10 colors
             longest = (lengths or {}).get(title)
-            _draw_curve(
-                axes, runs, label, style, x=x, y=column, generator=generator, longest=longest
-            )
+            curve = axes, runs, label, style
+            band = 0.2 if len(groups) <= 4 else 0.1  # of opacity: many overlap
+            _draw_curve(*curve, x=x, y=column, generator=generator, longest=longest, band=band)
         for i, (label, height) in enumerate((levels or {}).get(heading, {}).items()):
             axes.axhline(height, color="gray", linestyle=("--", ":")[i % 2], label=label)
-        axes.set(title=heading, xlabel=LABELS.get(x, x), ylabel=LABELS.get(column, column))
+        axes.set(title=heading, xlabel=labels.get(x, x), ylabel=labels.get(column, column))
         axes.set_xlim(left=0)
         if x == "env_steps":
             axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
@@ -144,7 +146,7 @@ def ranges(
     canvas.savefig(output, dpi=150)
 
 
-def _draw_curve(axes, runs, label, style, *, x, y, generator, longest):
+def _draw_curve(axes, runs, label, style, *, x, y, generator, longest, band):
     """Draws mean and interval over the runs of one setting, up to the shortest run's end."""
     tables = [curves.read(run / "metrics.csv") for run in runs]
     for run, table in zip(runs, tables, strict=True):
@@ -160,4 +162,4 @@ def _draw_curve(axes, runs, label, style, *, x, y, generator, longest):
     mean, low, high = intervals.across_seeds(values, generator)
     seeds = f"{len(runs)} seeds" if len(runs) > 1 else "1 seed"
     axes.plot(horizontal, mean, **style, label=f"{label} ({seeds})", linewidth=1.5)
-    axes.fill_between(horizontal, low, high, color=style["color"], alpha=0.2, linewidth=0)
+    axes.fill_between(horizontal, low, high, color=style["color"], alpha=band, linewidth=0)
