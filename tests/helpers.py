@@ -10,6 +10,8 @@ from trpo_repro.analysis import curves
 from trpo_repro.policies import policy as policy_lib
 from trpo_repro.runs import metrics
 
+TIMES = (*metrics.TIMES, "seconds")  # columns of curves.read that no two runs share
+
 
 def linear_setting(environment, **changes):
     """Returns (environment, a linear policy for it, its initial θ)."""
@@ -34,8 +36,7 @@ def final(config, directory):
     """Trains; returns all columns of the metrics but times, and the last state's arrays."""
     runs.run(config, directory, resume=False)
     table = curves.read(directory / "metrics.csv")
-    times = (*metrics.TIMES, "seconds")
-    columns = {name: column for name, column in table.items() if name not in times}
+    columns = {name: column for name, column in table.items() if name not in TIMES}
     return columns, runs.load_state(directory).to_arrays()
 
 

@@ -15,12 +15,12 @@ import time
 
 import numpy as np
 import pytest
-from helpers import assert_equal, final, short_pong
+from helpers import TIMES, assert_equal, final, short_pong
 
 from trpo_repro import environments, presets, runs, training
 from trpo_repro.analysis import curves
 from trpo_repro.config import METHODS
-from trpo_repro.runs import checkpoint, metrics
+from trpo_repro.runs import checkpoint
 
 pytestmark = pytest.mark.faults
 ROOT = pathlib.Path(__file__).parent.parent
@@ -87,8 +87,7 @@ def _finish(config, directory):
         _, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors
     table = curves.read(directory / "metrics.csv")
-    times = (*metrics.TIMES, "seconds")
-    columns = {name: column for name, column in table.items() if name not in times}
+    columns = {name: column for name, column in table.items() if name not in TIMES}
     return columns, runs.load_state(directory).to_arrays()
 
 

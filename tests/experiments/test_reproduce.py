@@ -13,7 +13,7 @@ import time
 import numpy as np
 import pytest
 from absl.testing import flagsaver
-from helpers import assert_refused
+from helpers import TIMES, assert_refused
 
 from experiments import batch, configs, report, reproduce
 from trpo_repro import presets, runs
@@ -115,7 +115,7 @@ def test_a_killed_reproduction_ends_with_the_same_bits(tmp_path):
         other = tmp_path / "killed" / run.directory.relative_to(tmp_path / "whole")
         first, second = (curves.read(path / "metrics.csv") for path in (run.directory, other))
         for name in metrics.COLUMNS:
-            if name not in metrics.TIMES:
+            if name not in TIMES:
                 np.testing.assert_array_equal(first[name], second[name], err_msg=name)
 
 
@@ -208,7 +208,7 @@ def test_an_unfinished_run_is_carried_by_its_directory_alone(tmp_path):
         curves.read(path / "metrics.csv") for path in (tmp_path / "whole", run.directory)
     )
     for name in metrics.COLUMNS:
-        if name not in metrics.TIMES:
+        if name not in TIMES:
             np.testing.assert_array_equal(first[name], second[name], err_msg=name)
     states = [runs.load_state(path).to_arrays() for path in (tmp_path / "whole", run.directory)]
     for name, array in states[0].items():

@@ -6,6 +6,7 @@ import threading
 
 import numpy as np
 import pytest
+from helpers import TIMES
 
 from experiments import batch
 from trpo_repro import presets, runs, training
@@ -53,7 +54,7 @@ RWR = dataclasses.replace(TINY, algorithm="rwr", regression_steps=5)
 
 def _rows(directory):
     table = curves.read(directory / "metrics.csv")
-    return {name: column for name, column in table.items() if name not in metrics.TIMES}
+    return {name: column for name, column in table.items() if name not in TIMES}
 
 
 def _assert_same_run(first, second):

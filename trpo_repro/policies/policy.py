@@ -161,6 +161,7 @@ def convolutional_policy(
     seed: int,
     stacked_frames: bool = True,
     initial_log_std: float = 0.0,
+    output_scale: float = 0.01,
 ) -> Policy:
     """Returns the paper's policy for Atari, or one like it for other images.
 
@@ -170,6 +171,7 @@ def convolutional_policy(
       seed: seed of the initial weights.
       stacked_frames: whether the images are stacked frames.
       initial_log_std: initial log standard deviation of Gaussian policies.
+      output_scale: scale of the initial weights of the output layer.
     """
     family = distributions.for_space(action_space)
     gaussian = isinstance(family, distributions.DiagonalGaussian)
@@ -177,7 +179,7 @@ def convolutional_policy(
         observation_space.shape,
         family.parameter_size // 2 if gaussian else family.parameter_size,
         stacked_frames=stacked_frames,
-        output_scale=0.01,
+        output_scale=output_scale,
         seed=seed,
         log_std=initial_log_std if gaussian else None,
     )
