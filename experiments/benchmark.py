@@ -34,6 +34,7 @@ PEER = "sb3_contrib"
 PEER_SEEDS = 3
 PEER_MINUTES = 15
 PUBLISHED = "published_baselines.csv"
+HOPPER, LEVEL = "Hopper-v5", 3000.0  # where the times of two implementations are compared
 RULES = ("training", "sampled", "mode")
 SCORES = ("task", "steps", "rule", "seeds", "mean", "low", "high")
 COMPARED = (
@@ -397,6 +398,7 @@ def _peer_section(runs: Sequence[batch.Run], out: pathlib.Path) -> list[str]:
         "",
         "![Curves over steps and seconds](benchmark/peers.png)",
         "",
+        *_time_to(LEVEL, runs, out),
         f"Over the {len(rows)} tasks, in units of SB3-contrib's mean score: interquartile mean "
         f"{middle[0]} to {middle[1]}; the probability that a run of ours scores above one of "
         f"SB3-contrib's is {improvement}. Fraction of runs above a level:",
@@ -410,6 +412,27 @@ def _peer_section(runs: Sequence[batch.Run], out: pathlib.Path) -> list[str]:
         ),
         "",
     ]
+
+
+def _time_to(level: float, runs: Sequence[batch.Run], out: pathlib.Path) -> list[str]:
+    """Returns a sentence on the seconds of training to a return on Hopper-v5."""
+    ours = [run.directory for run in runs if (run.task, run.setting) == (HOPPER, "gae")]
+    texts = []
+    for directories in (ours, _peer_runs(out, HOPPER)):
+        read = [curves.read(path / "metrics.csv") for path in directories if _has_rows(path)]
+        reached = [
+            table["seconds"][np.argmax(table["return_recent"] >= level)]
+            for table in read
+            if (table["return_recent"] >= level).any()
+        ]
+        mean = f"after {np.mean(reached):.0f} seconds" if reached else "never"
+        texts.append(f"{len(reached)} of {len(read)} runs, {mean}")
+    return [f"{HOPPER} to {level:g}: ours {texts[0]}; SB3-contrib's {texts[1]}.", ""]
+
+
+def _has_rows(directory: pathlib.Path) -> bool:
+    path = directory / "metrics.csv"
+    return path.exists() and len(path.read_text().splitlines()) > 1
 
 
 def _ablation_section(begun: Mapping[tuple[str, str], Sequence[batch.Run]]) -> list[str]:
