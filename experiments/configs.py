@@ -222,8 +222,8 @@ BENCHMARK_SEEDS = range(1, 6)
 CLASSIC_SEEDS = range(1, 4)
 # What chose the size of preset `gae`'s batches, on seeds that are not in the benchmark.
 GAE_ABLATION: dict[str, dict[str, Any]] = {
-    "ablation_4096": {},
-    "ablation_2048": {"steps_per_iteration": 2048, "iterations": 489},
+    "ablation_2048": {},
+    "ablation_4096": {"steps_per_iteration": 4096, "iterations": 245},
 }
 GAE_ABLATION_TASKS = ("Walker2d-v5", "HalfCheetah-v5", "InvertedDoublePendulum-v5")
 GAE_ABLATION_SEEDS = range(101, 104)

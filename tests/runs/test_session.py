@@ -84,7 +84,9 @@ def test_what_may_change_on_resume_leaves_a_checkpoint_its_runs(run):
 def test_an_old_checkpoint_that_does_not_name_its_run_is_taken_with_a_warning(run, caplog):
     path = run / "checkpoints" / "checkpoint-00000001.npz"
     with np.load(path) as archive:
-        arrays = {name: array for name, array in archive.items() if name != "run"}
+        arrays = {name: array for name, array in archive.items() if name not in ("run", "digest")}
+    names = "names of the arrays"
+    arrays[names] = np.array([name for name in arrays[names] if name != "digest"])
     np.savez(path, **arrays)
     assert runs.load_state(run, TINY).iteration == 1
     assert "does not say of which run it is" in caplog.text

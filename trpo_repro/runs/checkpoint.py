@@ -2,8 +2,12 @@
 
 The checkpoint of an unfinished run can also be carried: one compressed file of the same name beside
 metrics.csv, which a version control system keeps.
+
+A checkpoint holds a digest of its arrays: the check sums of the zip format cover the members, and
+not the directory that says where and how long they are.
 """
 
+import hashlib
 import pathlib
 from collections.abc import Mapping
 
@@ -15,6 +19,7 @@ from trpo_repro import files
 KEPT = 2
 _NAMES = "names of the arrays"
 _RUN = "run"
+_DIGEST = "digest"  # of arrays and run
 
 
 class CheckpointError(Exception):
@@ -46,7 +51,11 @@ def save(
     directory.mkdir(parents=True, exist_ok=True)
     write = np.savez_compressed if compressed else np.savez
     with files.replacing(directory / f"checkpoint-{iteration:08d}.npz") as file:
-        own = {_NAMES: np.array(sorted(arrays)), _RUN: np.array(run)}
+        own = {
+            _NAMES: np.array(sorted([*arrays, _DIGEST])),
+            _RUN: np.array(run),
+            _DIGEST: np.array(_digest(arrays, run)),
+        }
         write(file, allow_pickle=False, **arrays, **own)
     for path in _paths(directory)[:-kept]:
         path.unlink(missing_ok=True)
@@ -82,6 +91,11 @@ def load_latest(*directories: pathlib.Path, run: str | None = None) -> dict[str,
             owner = arrays.pop(_RUN, None)
             if sorted(arrays.keys() - {_NAMES}) != arrays.pop(_NAMES).tolist():
                 raise ValueError("an array is missing")
+            if not all(isinstance(array, np.ndarray) for array in arrays.values()):
+                raise ValueError("an array is damaged")
+            digest = arrays.pop(_DIGEST, None)  # older ones have none
+            if digest is not None and str(digest) != _digest(arrays, str(owner)):
+                raise ValueError("its digest is another")
             if run is not None and owner is None:
                 logging.warning("checkpoint %s does not say of which run it is", path)
             elif run is not None and str(owner) != run:
@@ -93,6 +107,15 @@ def load_latest(*directories: pathlib.Path, run: str | None = None) -> dict[str,
     if damaged:
         raise CheckpointError(f"no usable checkpoint; damaged or foreign: {', '.join(damaged)}")
     raise CheckpointError(f"no checkpoint in {', '.join(map(str, directories))}")
+
+
+def _digest(arrays: Mapping[str, np.ndarray], run: str) -> str:
+    digest = hashlib.sha256(run.encode())
+    for name in sorted(arrays):
+        array = np.asarray(arrays[name])
+        digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def _paths(directory: pathlib.Path) -> list[pathlib.Path]:
