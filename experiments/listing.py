@@ -44,6 +44,8 @@ def main(planned: Callable[[str], list[batch.Run]], draw: Callable[[], None]) ->
             batch.execute(lambda: planned(ONLY.value), flags.FLAGS["ray_address"].value)
         if PLOT.value:
             draw()
+    except BrokenPipeError:
+        raise
     except (ValueError, OSError) as error:
         cli.refuse(str(error))
 

@@ -340,11 +340,12 @@ def _swimmer_study(directory: pathlib.Path) -> list[str]:
         return []
     rows = tables.read_csv(path)
     return [
-        "## Why swimmer plateaus",
+        "## Swimmer: rewarded point and discount",
         "",
         "TRPO and CEM rewarded for the velocity of the root joint, as Gymnasium does, or of the "
         "center of mass; each final policy is judged by both rewards, per time step, in 50 "
-        "episodes a seed (mean over seeds [95% interval]). CEM maximizes undiscounted returns. "
+        "episodes a seed, acting by samples (mean over seeds [95% bootstrap interval, which of 3 "
+        "seeds is about their range]). CEM maximizes undiscounted returns. "
         "`python experiments/swimmer_study.py --run`.",
         "",
         "![Swimmer by rewarded point and discount](swimmer_study/curves.png)",

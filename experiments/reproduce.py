@@ -221,6 +221,8 @@ def main(_):
         if REPORT.value:
             readme = pathlib.Path("README.md") if cli.OUT.value is None else None
             print(*report.write(plan.out, plan.budget, readme), sep="\n")
+    except BrokenPipeError:
+        raise
     except (ValueError, OSError) as error:
         cli.refuse(str(error))
 

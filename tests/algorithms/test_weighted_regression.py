@@ -77,16 +77,17 @@ def test_repeated_updates_find_the_best_action(name):
 @pytest.mark.parametrize("scale", [1.0, 1e4])
 def test_reps_weights_meet_their_constraints(bound, scale):
     """At the dual's minimum the weights' relative entropy to equal ones is ε, and their mean
-    features are the sample's; 1e-3 of a deviation is what L-BFGS leaves."""
+    features are the sample's; L-BFGS stops at a gradient,
+    which these gaps are, of 1e-8 of a deviation; 1e-6 is for the last of its steps."""
     generator = np.random.default_rng(0)
     features = generator.standard_normal((5000, 3)) * [1, 10, 100]
     returns = scale * (features @ [3, -0.2, 0.01] + generator.standard_normal(5000)) - 1000
     weights, temperature = weighted_regression.relative_entropy_weights(returns, features, bound)
     assert weights.sum() == pytest.approx(1)
     used = weights[weights > 0]
-    assert np.sum(used * np.log(used * len(returns))) == pytest.approx(bound, rel=1e-3)
+    assert np.sum(used * np.log(used * len(returns))) == pytest.approx(bound, rel=1e-4)
     gap = (weights @ features - features.mean(axis=0)) / features.std(axis=0)
-    assert np.abs(gap).max() < 1e-3
+    assert np.abs(gap).max() < 1e-6
     assert temperature > 0
 
 
@@ -264,5 +265,7 @@ def test_numbers_out_of_range_refuse_the_update(name, hidden, array, number):
         update = weighted_regression.WeightedRegression(policy, METHODS[name])
         fitted, report = update(theta, batch)
     assert np.isfinite(fitted).all()
+    if not np.isfinite(number):
+        assert report["outcome"] is trust_region.Outcome.NOT_FINITE
     if report["outcome"] is trust_region.Outcome.NOT_FINITE:
         np.testing.assert_array_equal(fitted, theta)

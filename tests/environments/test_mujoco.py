@@ -131,7 +131,7 @@ def test_swimmers_center_of_mass_in_any_pose():
     + [("InvertedDoublePendulum-v5", "gae"), ("cartpole", "paper")],
 )
 def test_the_alive_bonus_exceeds_the_costs(name, preset):
-    """An untrained policy's steps earn more than an end, which earns nothing from then on.
+    """Progress aside, an untrained policy's steps earn more than an end, which earns nothing.
 
     Progress is left out: an untrained walker falls backward at a meter per second, and so earns
     −0.15 a step, and 0.03 ± 0.004 in Gymnasium's own Walker2d-v5, which has no impact cost.

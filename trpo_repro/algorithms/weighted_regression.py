@@ -4,7 +4,8 @@ Both fit the policy to its own actions, weighted by exp((Q̂ − V(s)) / T), and
 T come from. In reward-weighted regression (Peters and Schaal 2007) T is a constant, and V is 0 as
 in the original, or a fitted baseline. Relative entropy policy search (Peters, Mülling and Altün
 2010) takes both from one dual function: the weighted samples stay within ε nats of the plain ones
-and keep their mean features of states, so that differences between states use up nothing of ε.
+and keep their mean features of states, so that differences between states that are linear in the
+features use up nothing of ε.
 Here every state of the sample is a context with a Monte Carlo return. The original has one-step
 Bellman errors, and maximizes the average reward of a process that restarts: in that, an episode
 that ends early would cost nothing.
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 from scipy import optimize
 
 from trpo_repro.algorithms import policy_update
@@ -88,8 +90,8 @@ def relative_entropy_weights(
 
     They maximize Σ w Q̂ subject to KL(w ‖ 1/N) ≤ ε and Σ w φ = mean φ, and minimize the dual
     g(η, v) = ηε + vᵀ mean φ + η log mean exp((Q̂ − vᵀφ) / η) over η > 0 and v
-    (Peters, Mülling and Altün 2010, Sec. 2). If even all weight on the best samples has less
-    than ε, η is 1e-6 standard deviations of the returns.
+    (Peters, Mülling and Altün 2010, Sec. 2). If no weights that keep the mean features are ε away,
+    η is 1e-6 standard deviations of the returns. Weights whose search did not end are warned of.
 
     Args:
       returns: [N] Q̂.
@@ -125,6 +127,8 @@ def relative_entropy_weights(
         bounds=[(1e-6, None), *[(None, None)] * centered.shape[1]],
         options={"maxiter": 500, "ftol": 1e-15, "gtol": 1e-8},
     )
+    if not result.success:
+        logging.warning("the dual of REPS is not at its minimum: %s", result.message)
     return tilted(result.x)[2], scale * float(result.x[0])
 
 
@@ -216,7 +220,7 @@ class WeightedRegression:
         actions: np.ndarray,
         weights: np.ndarray,
     ) -> np.ndarray:
-        """Returns argmax Σ w log π(a|s), [P], searched from θ.
+        """Returns argmax Σ w log π(a|s), [P]: in closed form, or searched from θ.
 
         Args:
           theta: [P].

@@ -33,7 +33,8 @@ flags.DEFINE_integer(
 flags.DEFINE_list(
     "evaluate_at",
     [],
-    "Iterations after which 100 episodes are played by samples and 100 by the policy's mode.",
+    "Iterations, like 49,98, after which 100 episodes are played by samples of the policy and 100 "
+    "by its most probable actions.",
 )
 flags.DEFINE_string("time_limit", None, "Save and end after this long: 90s, 30m or 2h.")
 flags.DEFINE_float(
@@ -88,7 +89,7 @@ def help_text(head: str = __doc__, names: Sequence[str] = ()) -> str:
         f"Defaults are those of --preset={values['preset']} for --task={values['task']}.",
     ]
     for name in (*OWN_FLAGS, *names, "out"):
-        lines += _flag_lines(name, flags.FLAGS[name].default, flags.FLAGS[name].help)
+        lines += _flag_lines(name, flags.FLAGS[name].default or None, flags.FLAGS[name].help)
     for group in config_lib.GROUPS:
         lines += ["", f"{group.title}, for {group.readers}:"]
         for field in group.own_fields():

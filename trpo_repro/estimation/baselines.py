@@ -23,7 +23,9 @@ TARGET_MEMORY = 0.9  # factor by which each fit discounts the statistics of earl
 @dataclasses.dataclass(frozen=True)
 class BaselineSettings(Group, title="Value function"):
     baseline: str = setting(
-        "none", "Value function that advantages are taken to", choices=("none", "linear", "network")
+        "none",
+        "Value function V that is subtracted in advantages",
+        choices=("none", "linear", "network"),
     )
 
 
@@ -90,7 +92,10 @@ class LinearBaseline:
 
 
 class NetworkBaseline:
-    """A fully connected network fitted by Adam on shuffled minibatches.
+    """A fully connected network of the observations, fitted by Adam on shuffled minibatches.
+
+    It does not see the time since the episode began. A pass leaves out the rows that fill no
+    minibatch.
 
     The network predicts V in running standard deviations from a running mean of the targets, so
     that one learning rate serves rewards and horizons of any scale. The statistics are part of the

@@ -121,7 +121,7 @@ class VineEstimator:
     def __call__(self, sample, baseline, normalize, generator):
         del generator  # nothing is drawn: there is no value function
         states = state_arrays(sample.trajectories, normalize, self._discount)
-        # The step does not change with the scale of Q (App. C): taken out for float32's sake.
+        # TRPO's step does not change with the scale of Q (App. C): taken out for float32's sake.
         batch = vine_batch(sample, states)
         deviation = batch["q_values"].std()
         scaled = batch["q_values"] / deviation if deviation > 0 else batch["q_values"]

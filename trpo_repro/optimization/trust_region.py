@@ -16,7 +16,7 @@ class Curvature(enum.Enum):
 
     FISHER = "analytic Fisher matrix, JᵀMJ"
     KL_HESSIAN = "Hessian of the mean KL by nested tapes"
-    EMPIRICAL = "covariance of the scores of sampled actions"
+    EMPIRICAL = "second moment of the scores of sampled actions"
     IDENTITY = "identity"
 
 
