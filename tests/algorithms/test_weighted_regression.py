@@ -73,6 +73,15 @@ def test_repeated_updates_find_the_best_action(name):
     assert deviation < 0.05
 
 
+def test_reps_weights_where_the_features_leave_no_freedom():
+    """Two states that the mean feature tells apart: only equal weights keep it."""
+    weights, temperature = weighted_regression.relative_entropy_weights(
+        np.array([0.0, 1.0]), np.array([[0.0], [1.0]]), 0.5
+    )
+    np.testing.assert_allclose(weights, 0.5, atol=1e-6)  # of a deviation, as below
+    assert temperature <= 1e-6
+
+
 @pytest.mark.parametrize("bound", [0.05, 0.5, 2.0])
 @pytest.mark.parametrize("scale", [1.0, 1e4])
 def test_reps_weights_meet_their_constraints(bound, scale):
