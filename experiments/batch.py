@@ -416,7 +416,8 @@ def _train(
     with (directory / "train.log").open("a") as log:
         os.dup2(log.fileno(), sys.stdout.fileno())
         os.dup2(log.fileno(), sys.stderr.fileno())
-    resume = runs.can_resume(directory)  # what cannot be continued is made again
+    # What cannot be continued is made again.
+    resume = (directory / "config.json").exists() and runs.can_resume(directory)
     if not resume:
         (directory / "evaluation.json").unlink(missing_ok=True)  # of the policy before
     runs.run(

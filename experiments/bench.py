@@ -84,10 +84,8 @@ def _mujoco() -> None:
         batches = dataclasses.replace(
             presets.preset("paper", "Hopper-v5"), steps_per_iteration=500_000, path_length=1000
         )
-        same = dataclasses.replace(presets.GAE, steps_per_iteration=2048)
         for preset, config, iterations in (
-            ("gae, the peer's 2048 steps", same, 40),
-            ("gae", presets.GAE, 20),
+            ("gae", presets.GAE, 40),
             ("paper, 500K steps", batches, 2),
         ):
             ours = _iterations_per_second(config, iterations)

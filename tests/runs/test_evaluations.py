@@ -1,7 +1,6 @@
 """Evaluations during a run: what they say, and that they change nothing."""
 
 import dataclasses
-import json
 
 import numpy as np
 import pytest
@@ -72,8 +71,11 @@ def test_a_damaged_file_is_named(tmp_path):
         runs.run(CONFIG, tmp_path, resume=True)
 
 
-def test_a_replaced_run_has_none_of_the_old(tmp_path):
-    runs.run(CONFIG, tmp_path, stop_at=1, evaluate_at=(1,))
-    runs.run(CONFIG, tmp_path, replace=True, stop_at=1)
+def test_a_replaced_run_has_nothing_of_the_old(tmp_path):
+    """Nor its checkpoints, of which the old run has later ones: it is resumed as itself."""
+    runs.run(CONFIG, tmp_path, evaluate_at=(1,))
+    runs.run(CONFIG, tmp_path, replace=True, stop_at=2)
     assert not (tmp_path / evaluations.FILE).exists()
-    assert json.loads((tmp_path / "config.json").read_text())["config"]["seed"] == 3
+    assert runs.load_state(tmp_path).iteration == 2
+    state = runs.run(CONFIG, tmp_path, resume=True)
+    assert state.iteration == CONFIG.iterations

@@ -90,7 +90,7 @@ def test_a_committed_run_is_loaded_by_one_call(directory):
 
 
 @pytest.mark.parametrize(
-    "name", ["Hopper-v5/gae/seed_1", "swimmer/vine/seed_1", "atari/pong/single_path/seed_1"]
+    "name", ["Swimmer-v5/gae/seed_1", "swimmer/vine/seed_1", "atari/pong/single_path/seed_1"]
 )
 def test_the_keras_model_survives_its_file(name, tmp_path):
     """Its outputs are the parameters of the distribution, to rounding, after loading too."""
@@ -115,7 +115,7 @@ def test_the_keras_model_survives_its_file(name, tmp_path):
 
 
 def test_play_is_the_loop_by_hand():
-    _, environment, policy = trpo_repro.load(RESULTS / "Hopper-v5/gae/seed_1")
+    _, environment, policy = trpo_repro.load(RESULTS / "Swimmer-v5/gae/seed_1")
     played = policy.play(environment, 2, seed=3, deterministic=True)
     generator = Key(3).generator(Purpose.INITIAL_STATES)
     states = environment.initial(2, generator)

@@ -193,6 +193,8 @@ def _start(
     session = provenance.describe_session(state.iteration, command)
     if not resume:
         _clear(directory)
+        for place in (checkpoints, directory):
+            checkpoint.delete(place)
         checkpoint.save(checkpoints, 0, state.to_arrays(), run=_digest(config))
     if training.ended(config, state):
         raised = "--iterations" if config.target_return is None else "--iterations, --target_return"
