@@ -34,7 +34,7 @@ def seeds_from_flag() -> list[int]:
     seeds = list(range(int(first), int(last) + 1)) if dots else [int(n) for n in numbers]
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"--seeds={text} is not allowed: must be different seeds, in order")
-    for name in ("seed", "resume"):
+    for name in ("seed", "resume", "threads", "workers", "log_every"):
         if flags.FLAGS[name].present:
             raise ValueError(f"--{name} is not allowed with --seeds")
     return seeds
@@ -75,7 +75,7 @@ def main(arguments):
     config = train.begin()
     if config is None:
         return
-    out = pathlib.Path(cli.OUT.value or f"runs/{config.task}_{config.algorithm}")
+    out = cli.output_directory(f"runs/{config.task}_{config.algorithm}")
     try:
         run_seeds(config, seeds_from_flag(), out)
     except (ValueError, OSError) as error:

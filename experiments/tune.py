@@ -2,12 +2,12 @@
 
 python experiments/tune.py --tasks=Hopper-v5,Walker2d-v5 --seeds=11,12 --trials=30 --out=runs/tune
 
-A trial's value is the mean over tasks and seeds of what it gained over the untrained policy, in
-units of what the preset gained; the first trial is the preset itself. The gain is of the mean
-return of the last 100 episodes. Trials go in stages of equal length and are pruned where their
+The preset's own runs come first. A trial's value is the mean over tasks and seeds of what it gained
+over the untrained policy, in units of what the preset gained. The gain is of the mean return of the
+last 100 episodes. Trials go in stages of equal length and are pruned where their
 value is below the median of the earlier trials' at that stage. The same command continues a search
 that was stopped. --out gets journal.log (Optuna's storage), trials.csv, importance.png and
-best.json, whose command trains with the best settings. The search space is SPACE below.
+best.json, whose commands train with the best settings. The search space is SPACE below.
 
 Needs `make install-tune`.
 """
@@ -67,9 +67,8 @@ def main(_):
     except ValueError as error:
         cli.refuse(str(error))
     out = cli.output_directory("runs/tune")
-    logging.getLogger("tensorflow").setLevel(
-        "ERROR"
-    )  # every trial traces its graphs anew, as it must
+    # Every trial traces its graphs anew, as it must.
+    logging.getLogger("tensorflow").setLevel("ERROR")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
         study_name="trpo",
@@ -85,38 +84,40 @@ def main(_):
     if study.user_attrs.setdefault("asked", asked) != asked:
         cli.refuse(f"{out} holds a search of {study.user_attrs['asked']}; give another --out")
     study.set_user_attr("asked", asked)
-    if not study.trials:
-        study.enqueue_trial({name: getattr(starts[0], name) for name in SPACE})
+    reference = study.user_attrs.get("reference")
+    if reference is None:
+        runs = [_Run(dataclasses.replace(start, seed=seed)) for start in starts for seed in seeds]
+        for run in runs:
+            run.advance(STEPS.value)
+        reference = [max(run.gain, 1e-6) for run in runs]
+        study.set_user_attr("reference", reference)
+        print(f"the preset gains {', '.join(f'{gain:.4g}' for gain in reference)}", flush=True)
 
     def objective(trial):
         chosen = {name: _suggested(trial, name) for name in SPACE}
         runs = [
-            _Run(dataclasses.replace(start, seed=seed, iterations=10**9, **chosen))
+            _Run(dataclasses.replace(start, seed=seed, **chosen))
             for start in starts
             for seed in seeds
         ]
-        reference = study.user_attrs.get("reference")
         for stage in range(STAGES.value):
             for run in runs:
                 run.advance(STEPS.value * (stage + 1) // STAGES.value)
-            gains = [run.gain for run in runs]
-            if reference is None:
-                continue  # the preset's own trial, which is not pruned
-            value = float(np.mean(np.divide(gains, reference)))
+            value = float(np.mean([run.gain for run in runs] / np.array(reference)))
             trial.report(value, stage)
             if trial.should_prune():
                 raise optuna.TrialPruned
-        if reference is None:
-            study.set_user_attr("reference", [max(gain, 1e-6) for gain in gains])
-            return 1.0
         return value
 
-    def progress(study, trial):
+    def progress(_, trial):
         text = "pruned" if trial.value is None else f"{trial.value:.3f}"
-        print(f"trial {trial.number}: {text}; best {study.best_value:.3f}", flush=True)
+        print(f"trial {trial.number}: {text}", flush=True)
 
-    complete = sum(trial.state.is_finished() for trial in study.trials)
-    study.optimize(objective, n_trials=max(0, TRIALS.value - complete), callbacks=[progress])
+    ended = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
+    missing = TRIALS.value - len(study.get_trials(states=ended))
+    study.optimize(objective, n_trials=max(0, missing), callbacks=[progress])
+    if not study.get_trials(states=ended[:1]):
+        cli.refuse(f"no trial of {out} is complete: raise --trials")
     _write(study, out, optuna)
 
 
@@ -136,7 +137,8 @@ class _Run:
     """
 
     def __init__(self, config: Config):
-        self._trainer = training.make_trainer(config)
+        # As many iterations as the steps take.
+        self._trainer = training.make_trainer(dataclasses.replace(config, iterations=10**9))
         self._state = self._trainer.initial_state()
         self._first = math.nan
         self.gain = 0.0
@@ -160,9 +162,11 @@ def _write(study, out: pathlib.Path, optuna) -> None:
     ]
     files.write_text(out / "trials.csv", tables.csv_text(columns, rows))
     best = study.best_trial
-    settings = [f"--{name}={value:g}" for name, value in best.params.items()]
-    command = ["python experiments/train.py --preset=gae", *settings]
-    record = {"value": best.value, "settings": best.params, "command": " ".join(command)}
+    settings = " ".join(f"--{name}={value:g}" for name, value in best.params.items())
+    commands = [
+        f"python experiments/train.py --task={task} --preset=gae {settings}" for task in TASKS.value
+    ]
+    record = {"value": best.value, "settings": best.params, "commands": commands}
     files.write_text(out / "best.json", json.dumps(record, indent=2) + "\n")
     written = ["trials.csv", "best.json"]
     if len(finished) >= 4:  # fewer say nothing of importance

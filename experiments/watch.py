@@ -1,6 +1,6 @@
 """Draws an episode of a trained policy as a GIF or MP4, without a display.
 
-python experiments/watch.py --run=results/hopper/single_path/seed_1 --out=hopper.gif
+python experiments/watch.py --run=results/swimmer/vine/seed_1 --out=swimmer.gif
 python experiments/watch.py --run=runs/hopper_1 --out=hopper.mp4 --training
 
 --training shows the policy before, after half of, and after all training side by side. MuJoCo draws
@@ -50,6 +50,8 @@ def main(_):
     if not RUN.value:
         cli.refuse("give the run's directory with --run=DIR")
     output = pathlib.Path(cli.OUT.value or "")
+    if not cli.OUT.value:
+        cli.refuse("give the film's file with --out=FILE.gif or FILE.mp4")
     if output.suffix not in (".gif", ".mp4"):
         cli.refuse(f"--out={output} is not allowed: must be a file ending in .gif or .mp4")
     try:

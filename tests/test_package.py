@@ -7,9 +7,12 @@ import subprocess
 import sys
 import zipfile
 
+import pytest
+
 ROOT = pathlib.Path(__file__).parent.parent
 
 
+@pytest.mark.slow
 def test_the_wheel_trains_outside_of_the_repository(tmp_path):
     source, target = tmp_path / "source", tmp_path / "installed"
     source.mkdir()

@@ -133,7 +133,7 @@ def test_environments_of_dropped_states_are_used_again():
 
 @pytest.mark.parametrize("fault", ["shares", "raises"])
 def test_what_does_not_copy_is_refused_for_vine(fault):
-    with pytest.raises(ValueError, match=r"cannot restore its states: it copy\.deepcopy does not"):
+    with pytest.raises(ValueError, match=r"cannot restore its states: copy\.deepcopy does not"):
         environments.make("toys:Broken-v0", env_kwargs={"fault": fault}, copies=True)
 
 

@@ -17,9 +17,10 @@ import pytest
 from absl import flags
 from helpers import assert_refused, write_run
 
-from experiments import configs, figure4, train
+from experiments import configs, figure4
 from trpo_repro import runs
 from trpo_repro.analysis import curves
+from trpo_repro.commands import train
 from trpo_repro.runs import session
 
 ROOT = pathlib.Path(__file__).parent.parent.parent

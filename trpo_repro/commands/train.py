@@ -150,7 +150,10 @@ def evaluated_iterations() -> tuple[int, ...]:
     Raises:
       ValueError: they are none.
     """
-    return _whole_numbers("evaluate_at", flags.FLAGS.evaluate_at)
+    numbers = _whole_numbers("evaluate_at", flags.FLAGS.evaluate_at)
+    if 0 in numbers:
+        raise ValueError("evaluate_at=0 is not allowed: must be iterations, from 1")
+    return numbers
 
 
 def begin() -> config_lib.Config | None:

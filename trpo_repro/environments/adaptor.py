@@ -135,8 +135,10 @@ class GymnasiumEnvironment(base.Environment):
             logging.warning("%s does not obey reset(seed=...): runs cannot be repeated", name)
         self.can_restore = copies and not processes and _copies_exactly(first)
         if copies and not self.can_restore:
-            how = "is in another process" if processes else "copy.deepcopy does not copy exactly"
-            raise ValueError(f"task {name} cannot restore its states: it {how}")
+            how = "they are in another process"
+            if not processes:
+                how = "copy.deepcopy does not copy them exactly"
+            raise ValueError(f"task {name} cannot restore its states: {how}")
         if not processes:
             self._pool.append(first)
 
