@@ -219,7 +219,7 @@ def test_unwritable_directory_is_an_os_error(tmp_path):
         ({"path_length": 401}, "steps_per_iteration=400 is not allowed: must be at least one path"),
         ({"path_length": 300}, "must be a multiple of path_length=300"),
         ({"discount": 1.0}, "discount=1.0 is not allowed: must be between 0 and 1"),
-        ({"kl_limit": 0.0}, "kl_limit=0.0 is not allowed: must be positive"),
+        ({"kl_limit": 0.0}, r"kl_limit=0.0 is not allowed: must be in \(0, 10\]"),
         ({"kl_limit": float("nan")}, "kl_limit=nan is not allowed"),
         ({"fisher_fraction": 1.5}, r"fisher_fraction=1.5 is not allowed: must be in \(0, 1\]"),
         ({"hidden_sizes": (0,)}, "hidden_sizes"),
