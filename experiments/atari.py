@@ -22,18 +22,15 @@ import numpy as np
 from absl import flags
 from scipy import stats
 
-from experiments import batch, configs, listing
+from experiments import batch, configs, listing, published_scores
 from trpo_repro import files, runs, training
 from trpo_repro.analysis import curves, plots, tables
 from trpo_repro.commands import cli
 
-PUBLISHED = flags.DEFINE_string(
-    "published", "results/published_baselines.csv", "Table of published scores."
-)
-
 flags.adopt_module_key_flags(batch)
 flags.declare_key_flag("out")
 
+PUBLISHED = pathlib.Path("results") / published_scores.FILE
 AXES = {
     **plots.LABELS,
     "env_steps": "decisions",
@@ -94,7 +91,7 @@ def plot(chosen: Sequence[batch.Run], out: pathlib.Path) -> None:
         for run in begun:
             if run.task == game:
                 panel.setdefault(configs.ALGORITHMS[run.setting].label, []).append(run.directory)
-    published_rows = published(pathlib.Path(PUBLISHED.value))
+    published_rows = published(PUBLISHED)
     levels = {
         title: {row["row"]: row[game] for row in published_rows if row["row"] in LEVELS}
         for game, title in configs.GAMES.items()

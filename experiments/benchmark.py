@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from absl import flags
 
-from experiments import batch, configs, listing, published
+from experiments import batch, configs, listing, published_scores
 from trpo_repro import files
 from trpo_repro.analysis import comparison, curves, intervals, plots, tables
 from trpo_repro.commands import cli
@@ -33,7 +33,6 @@ flags.declare_key_flag("out")
 PEER = "sb3_contrib"
 PEER_SEEDS = 3
 PEER_MINUTES = 15
-PUBLISHED = "published_baselines.csv"
 HOPPER, LEVEL = "Hopper-v5", 3000.0  # where the times of two implementations are compared
 RULES = ("training", "sampled", "mode")
 SCORES = ("task", "steps", "rule", "seeds", "mean", "low", "high")
@@ -225,11 +224,11 @@ def compare(
     The verdict is by intervals: `above` or `below` where they do not overlap, `level` otherwise; a
     published number without one is compared as a point.
     """
-    path = out / PUBLISHED
+    path = out / published_scores.FILE
     rows: list[dict] = []
     reasons = collections.Counter[str]()
     for row in tables.read_csv(path) if path.exists() else []:
-        found = published.match(row)
+        found = published_scores.match(row)
         if isinstance(found, str):
             reasons[found] += 1
             continue
@@ -239,7 +238,7 @@ def compare(
             continue
         own = intervals.of_mean(values)
         low, high = np.nan_to_num([found.low, found.high], nan=found.value)
-        verdict = "above" if own.low > high else "below" if own.high < low else "level"
+        verdict = own.verdict(low, high)
         cells = (
             found.task,
             found.steps,
@@ -356,8 +355,7 @@ def _peer_section(runs: Sequence[batch.Run], out: pathlib.Path) -> list[str]:
         seconds.append(np.mean([table["seconds"][-1] for table in peers]))
         # The peer's score when our runs were done.
         then = [table["return_recent"][table["seconds"] <= seconds[0]][-1] for table in peers]
-        difference = intervals.of_difference(ours, final)
-        verdict = "above" if difference.low > 0 else "below" if difference.high < 0 else "level"
+        verdict = intervals.of_difference(ours, final).verdict(0.0, 0.0)
         rows.append(
             (
                 task,

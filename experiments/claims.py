@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import flags
 
-from experiments import atari, configs, figure4, listing
+from experiments import atari, configs, figure4, listing, published_scores
 from trpo_repro import files
 from trpo_repro.analysis import curves, intervals, plots, tables
 from trpo_repro.commands import cli
@@ -58,7 +58,6 @@ class Verdict(NamedTuple):
 
 
 MIN_SEEDS = 3
-PUBLISHED = "published_baselines.csv"
 # Reward per time step from which a task counts as solved: nine tenths of cart-pole's 10, and more
 # than standing still in hopper and walker. Swimmer has no such mark: better than untrained.
 SOLVED = {"cartpole": 9.0, "hopper": 1.0, "walker": 1.0}
@@ -426,7 +425,7 @@ def one_setting_plays_all_games(results: Results) -> Verdict:
     Reasonable: single path's score after the paper's 500 iterations is at least half of the way
     from random play to the score that the paper reports for it, in every game.
     """
-    published = {row["row"]: row for row in atari.published(results.directory / PUBLISHED)}
+    scores = {row["row"]: row for row in atari.published(results.directory / published_scores.FILE)}
     runs = {
         run.task: run
         for run in atari.planned("paper", results.directory / "atari", "*/single_path/*")
@@ -437,7 +436,7 @@ def one_setting_plays_all_games(results: Results) -> Verdict:
             done, planned = runs[game].iterations, runs[game].config.iterations
             raise NotEnoughDataError(f"{done} of {planned} iterations")
         table = curves.read(runs[game].directory / "metrics.csv")
-        random, paper = (published[row][game] for row in ("random", "paper, single path"))
+        random, paper = (scores[row][game] for row in ("random", "paper, single path"))
         share = (table["return_recent"][-1] - random) / (paper - random)
         return Verdict(f"{share:.0%} of the paper's gain", HOLDS if share >= 0.5 else FAILS)
 
@@ -552,10 +551,8 @@ def main(_):
     results = Results(pathlib.Path(RESULTS.value), listing.BUDGET.value)
     if not results.directory.is_dir():
         cli.refuse(f"--results={results.directory} is no directory")
-    try:
+    with cli.refused_errors():
         verdicts = judge(results)
-    except (ValueError, OSError) as error:
-        cli.refuse(str(error))
     for name, verdict in verdicts.items():
         print(f"{name:4} {verdict.verdict:15} {statement(name)}\n     {verdict.estimate}")
     files.write_text(results.directory / "claims.md", table(verdicts))

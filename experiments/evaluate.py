@@ -26,13 +26,11 @@ DETERMINISTIC = flags.DEFINE_bool(
 def main(_):
     if not RUN.value:
         cli.refuse("give the run's directory with --run=DIR")
-    try:
+    with cli.refused_errors():
         config, environment, policy = runs.load(RUN.value)
         played = policy.play(
             environment, EPISODES.value, seed=SEED.value, deterministic=DETERMINISTIC.value
         )
-    except (ValueError, OSError) as error:
-        cli.refuse(str(error))
     mean = intervals.of_mean(played.returns)
     record = {
         "run": RUN.value,

@@ -34,7 +34,7 @@ def main(planned: Callable[[str], list[batch.Run]], draw: Callable[[], None]) ->
     if not (LIST.value or RUN.value or PLOT.value):
         cli.refuse("give at least one of --list, --run and --plot")
     refuse_flags_of_train()
-    try:
+    with cli.refused_errors():
         chosen = planned(ONLY.value)
         if LIST.value:
             show(chosen)
@@ -44,10 +44,6 @@ def main(planned: Callable[[str], list[batch.Run]], draw: Callable[[], None]) ->
             batch.execute(lambda: planned(ONLY.value), flags.FLAGS["ray_address"].value)
         if PLOT.value:
             draw()
-    except BrokenPipeError:
-        raise
-    except (ValueError, OSError) as error:
-        cli.refuse(str(error))
 
 
 def refuse_flags_of_train() -> None:

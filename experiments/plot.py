@@ -32,7 +32,7 @@ def main(_):
     output = pathlib.Path(cli.OUT.value)
     if cli.OUT.value.endswith("/") or output.suffix not in FORMATS:
         cli.refuse(f"--out={cli.OUT.value} is not allowed: must end in {', '.join(FORMATS)}")
-    try:
+    with cli.refused_errors():
         drawn = panels(RUNS.value)
         for title in EPISODE_LENGTH.value:
             if title not in drawn:
@@ -42,8 +42,6 @@ def main(_):
         plots.learning_curves(
             drawn, output, x=X.value, y=Y.value, with_episode_length=EPISODE_LENGTH.value
         )
-    except (ValueError, OSError) as error:
-        cli.refuse(str(error))
     print(output)
 
 

@@ -11,7 +11,16 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from experiments import atari, batch, benchmark, claims, configs, figure4, swimmer_study
+from experiments import (
+    atari,
+    batch,
+    benchmark,
+    claims,
+    configs,
+    figure4,
+    published_scores,
+    swimmer_study,
+)
 from trpo_repro import config, files, settings
 from trpo_repro.analysis import curves, intervals, tables
 
@@ -296,11 +305,11 @@ def _theory_section(out: pathlib.Path) -> list[str]:
         for path in sorted((out / folder).glob("*.png"))
     ]
     lines += ["", *(f"![{path.stem}]({path})" for path in pictures), ""]
-    if (out / claims.PUBLISHED).exists():
-        count = len(tables.read_csv(out / claims.PUBLISHED))
+    if (out / published_scores.FILE).exists():
+        count = len(tables.read_csv(out / published_scores.FILE))
+        name = published_scores.FILE
         lines.append(
-            f"[{claims.PUBLISHED}]({claims.PUBLISHED}): {count} published scores, each with its "
-            "source and protocol."
+            f"[{name}]({name}): {count} published scores, each with its source and protocol."
         )
     return lines
 

@@ -209,7 +209,7 @@ def main(_):
     default = "runs/reproduce_smoke" if listing.BUDGET.value == "smoke" else "results"
     listing.refuse_flags_of_train()
     plan = Plan(listing.BUDGET.value, pathlib.Path(cli.OUT.value or default))
-    try:
+    with cli.refused_errors():
         if listing.LIST.value:
             show(plan, ONLY_UNITS.value)
         if listing.RUN.value:
@@ -221,10 +221,6 @@ def main(_):
         if REPORT.value:
             readme = pathlib.Path("README.md") if cli.OUT.value is None else None
             print(*report.write(plan.out, plan.budget, readme), sep="\n")
-    except BrokenPipeError:
-        raise
-    except (ValueError, OSError) as error:
-        cli.refuse(str(error))
 
 
 if __name__ == "__main__":

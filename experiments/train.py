@@ -55,7 +55,7 @@ def run_seeds(config: config_lib.Config, seeds: list[int], out: pathlib.Path) ->
             out / f"seed_{seed}",
             flags.FLAGS.stop_at,
             preset=flags.FLAGS.preset,
-            evaluate_at=train.evaluated_iterations(),
+            evaluate_at=train.evaluated_iterations(config),
         )
         for seed in seeds
     ]
@@ -75,11 +75,10 @@ def main(arguments):
     config = train.begin()
     if config is None:
         return
-    out = cli.output_directory(f"runs/{config.task}_{config.algorithm}")
-    try:
-        run_seeds(config, seeds_from_flag(), out)
-    except (ValueError, OSError) as error:
-        cli.refuse(str(error))
+    with cli.refused_errors():
+        seeds = seeds_from_flag()
+        out = cli.output_directory(f"runs/{config.task}_{config.algorithm}")
+        run_seeds(config, seeds, out)
 
 
 if __name__ == "__main__":

@@ -60,12 +60,10 @@ def main(_):
     seeds = [int(seed) for seed in SEEDS.value if seed.isdigit()]
     if len(seeds) < len(SEEDS.value) or not seeds:
         cli.refuse(f"--seeds={','.join(SEEDS.value)} is not allowed: must be like 11,12")
-    try:
+    with cli.refused_errors():
         for task in TASKS.value:
             environments.check_task(task)
         starts = [presets.preset("gae", task) for task in TASKS.value]
-    except ValueError as error:
-        cli.refuse(str(error))
     out = cli.output_directory("runs/tune")
     # Every trial traces its graphs anew, as it must.
     logging.getLogger("tensorflow").setLevel("ERROR")

@@ -54,7 +54,7 @@ def main(_):
         cli.refuse("give the film's file with --out=FILE.gif or FILE.mp4")
     if output.suffix not in (".gif", ".mp4"):
         cli.refuse(f"--out={output} is not allowed: must be a file ending in .gif or .mp4")
-    try:
+    with cli.refused_errors():
         loaded = runs.load(RUN.value, drawn=True)
         shown = policies(loaded, pathlib.Path(RUN.value))
         films = [
@@ -62,8 +62,6 @@ def main(_):
             for label, policy in shown.items()
         ]
         write(output, side_by_side(films), FRAME_RATE.value)
-    except (ValueError, OSError) as error:
-        cli.refuse(str(error))
     print(output)
 
 
@@ -74,7 +72,9 @@ def policies(loaded: runs.LoadedRun, directory: pathlib.Path) -> dict[str, runs.
     if not TRAINING.value:
         return found
     start = last.policy.network.initial_parameters()
-    before = {"before training": dataclasses.replace(last, theta=start, iteration=0)}
+    unseen = last.normalizer and last.normalizer.initial(len(last.normalizer.mean))
+    first = dataclasses.replace(last, theta=start, iteration=0, normalizer=unseen)
+    before = {"before training": first}
     if (directory / "policy_half.npz").exists():
         half = runs.load(directory, policy_file="policy_half.npz").policy
         before[f"iteration {half.iteration}"] = half

@@ -39,20 +39,20 @@ def test_readme_trains_loads_and_acts(tmp_path):
 def test_the_documented_class_trains(tmp_path, sampler):
     gymnasium_class, batch_class, _ = _programs("docs/environments.md")
     (tmp_path / "my_package.py").write_text(gymnasium_class)
+    (tmp_path / "my_batches.py").write_text(batch_class)
     settings = "iterations=2, path_length=50, hidden_sizes=(), steps_per_iteration=400"
     if sampler == "vine":
         settings += ", sampler='vine', trunks=4, rollout_states=8, rollout_length=5"
     check = f"""
 import trpo_repro
-from trpo_repro import training
-config = trpo_repro.Config(task="my_package:Line-v0", {settings})
-trpo_repro.train(config, "run", resume=False)
-print(trpo_repro.load("run").policy.iteration)
-trainer = training.Trainer(config, Line())
-for state, row in training.iterations(trainer, trainer.initial_state()):
-    assert row["accepted"]
+for task in ("my_package:Line-v0", "my_batches.Line"):
+    config = trpo_repro.Config(task=task, {settings})
+    trpo_repro.train(config, task, stop_at=1)
+    trpo_repro.train(config, task, resume=True)
+    _, environment, policy = trpo_repro.load(task)
+    print(policy.iteration, *policy.play(environment, 3).lengths)
 """
-    assert _run(batch_class + check, tmp_path).splitlines()[-1] == "2"
+    assert _run(check, tmp_path).splitlines() == ["2 50 50 50"] * 2
 
 
 def test_the_documented_planner_branches(tmp_path):

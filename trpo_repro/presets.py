@@ -76,8 +76,8 @@ PAPER_POPULATION = {"cartpole": 50, "swimmer": 50, "hopper": 1000, "walker": 100
 
 # For Gymnasium's tasks: 1M steps with generalized advantage estimation. γ and λ were chosen on
 # Hopper-v5: γ = 0.99 with λ = 0.95 or 0.98 falls after 300 to 500 steps at 1300 to 2800. The size
-# of batches is that of the better of two (configs.GAE_ABLATION): 4096 steps make half as many
-# updates, which HalfCheetah-v5 needs.
+# of batches is that of the better of two (configs.GAE_ABLATION): of 4096 steps there are half as
+# many updates, too few for HalfCheetah-v5.
 GAE = Config(
     task="Hopper-v5",
     iterations=489,
@@ -135,7 +135,7 @@ def preset(
         return dataclasses.replace(start, **vine)
     column = task.removesuffix("_root_joint")
     if column not in PAPER:
-        column = "cartpole" if environments.is_gymnasium(task) else "hopper"
+        column = "hopper" if task in environments.task_names() else "cartpole"
     start = dataclasses.replace(PAPER[column], task=task)
     if algorithm in BLACK_BOX:
         return dataclasses.replace(start, algorithm=algorithm, population=PAPER_POPULATION[column])

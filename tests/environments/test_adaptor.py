@@ -88,6 +88,16 @@ def test_processes_change_no_number():
         np.testing.assert_array_equal(one, other)
 
 
+def test_a_process_that_has_ended_is_one_line():
+    environment = environments.make("CartPole-v1", env_processes=True)
+    states = environment.initial(2, np.random.default_rng(0))
+    process = states.simulator[1].environment.processes[0]
+    process.kill()
+    process.join()
+    with pytest.raises(ChildProcessError, match="a process of CartPole-v1 has ended"):
+        environment.step(states, np.zeros(2, int))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_copied_state_is_a_value(name):
     """Stepped twice it has one future, which neither its copies nor its neighbors touch."""
@@ -158,6 +168,9 @@ def test_faults_are_one_line(caplog):
     [
         ({"task": "Nope-v0"}, "unknown task 'Nope-v0'; known: cartpole"),
         ({"task": "no_such_module:A-v0"}, "No module named 'no_such_module'"),
+        ({"task": "no_such_module.A"}, "task no_such_module.A: No module named 'no_such_module'"),
+        ({"task": "toys.Lost"}, "task toys.Lost: module 'toys' has no attribute 'Lost'"),
+        ({"task": "toys.np"}, "task toys.np is not allowed: must be a class of environments"),
         ({"workers": 1}, "workers=1 is not allowed: must be 0 for tasks that are not built in"),
         ({"env_kwargs": "{"}, "env_kwargs={ is not allowed: must be JSON"),
         ({"env_kwargs": "[]"}, "must be a JSON object"),

@@ -117,12 +117,31 @@ def test_misuse_is_an_error():
     environment.reset(options={"reset_mask": np.array([True, False])})
     with pytest.raises(RuntimeError, match=r"environments \[1\] ended"):
         environment.step(actions)
+    with pytest.raises(ValueError, match="1 actions: must be 2"):
+        environment.step(actions[:1])
+    with pytest.raises(ValueError, match=r"reset_mask of shape \(3,\): must be \(2,\)"):
+        environment.reset(options={"reset_mask": np.ones(3, bool)})
+    with pytest.raises(ValueError, match=r"seed=\[1, None\] is not allowed"):
+        environment.reset(seed=[1, None])
+    other = vector.RestorableVectorEnv(environments.make("Hopper-v5"), 2)
+    other.reset(seed=0)
+    with pytest.raises(ValueError, match="a state of Hopper-v5: must be of cartpole"):
+        environment.restore(other.state)
     with pytest.raises(ValueError, match="must be rgb_array or None"):
         vector.RestorableVectorEnv(environment.environment, 1, render_mode="human")
     live = vector.RestorableVectorEnv(environments.make("CartPole-v1"), 1)
     live.reset(seed=0)
     with pytest.raises(ValueError, match="CartPole-v1 cannot restore states"):
         live.restore(live.state)
+
+
+def test_actions_of_its_space_are_those_of_an_environment_that_counts_from_3():
+    """Image-v0 asserts that its actions are 3 or 4, and rewards one of them."""
+    environment = vector.RestorableVectorEnv(environments.make("toys:Image-v0"), 4)
+    environment.reset(seed=0)
+    assert environment.single_action_space == gymnasium.spaces.Discrete(2)
+    rewards = [environment.step(np.full(4, action))[1] for action in (0, 1) * 20]
+    assert 0.3 < np.mean(rewards) < 0.7
 
 
 def test_a_peers_loop_learns_on_it():

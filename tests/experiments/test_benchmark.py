@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from helpers import assert_refused
 
-from experiments import benchmark, configs, published
+from experiments import benchmark, configs, published_scores
 from trpo_repro import presets
 from trpo_repro.analysis import tables
 
@@ -28,12 +28,14 @@ def _row(source, env_id, budget):
 
 
 def test_a_published_score_has_the_interval_that_its_spread_allows():
-    found = published.match(_row("tianshou MuJoCo benchmark raw curve", "Hopper-v3", "983,040"))
+    found = published_scores.match(
+        _row("tianshou MuJoCo benchmark raw curve", "Hopper-v3", "983,040")
+    )
     assert (found.task, found.steps, found.rule) == ("Hopper-v5", 1_000_000, "sampled")
     row = _row("tianshou MuJoCo benchmark raw curve", "Hopper-v3", "983,040")
     half = 1.96 * float(row["spread"]) / np.sqrt(10)  # a deviation over 10 seeds
     assert found.high - found.value == pytest.approx(half)
-    one_agent = published.match(_row("RL Baselines3 Zoo", "Hopper-v3", "1M"))
+    one_agent = published_scores.match(_row("RL Baselines3 Zoo", "Hopper-v3", "1M"))
     assert one_agent.rule == "mode"
     assert np.isnan(one_agent.low)  # the spread is over the episodes of one agent
 
@@ -49,7 +51,7 @@ def test_a_published_score_has_the_interval_that_its_spread_allows():
     ],
 )
 def test_scores_that_are_no_fair_match_say_why(source, env_id, budget, reason):
-    assert reason in published.match(_row(source, env_id, budget))
+    assert reason in published_scores.match(_row(source, env_id, budget))
 
 
 def test_every_published_row_is_compared_or_counted():

@@ -9,7 +9,15 @@ import shutil
 import numpy as np
 import pytest
 
-from experiments import atari, claims, common_random_numbers, configs, figure4, surrogate_variance
+from experiments import (
+    atari,
+    claims,
+    common_random_numbers,
+    configs,
+    figure4,
+    published_scores,
+    surrogate_variance,
+)
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
@@ -230,8 +238,8 @@ def test_missing_tasks_leave_failures_and_no_success(tmp_path):
     [(0.6, 7, claims.HOLDS), (0.4, 7, claims.FAILS), (0.6, 6, claims.UNKNOWN)],
 )
 def test_atari_claim(tmp_path, share, games, verdict):
-    shutil.copy(ROOT / "results" / claims.PUBLISHED, tmp_path)
-    rows = {row["row"]: row for row in atari.published(tmp_path / claims.PUBLISHED)}
+    shutil.copy(ROOT / "results" / published_scores.FILE, tmp_path)
+    rows = {row["row"]: row for row in atari.published(tmp_path / published_scores.FILE)}
     runs = atari.planned("paper", tmp_path / "atari", "*/single_path/*")
     for run in runs[:games]:
         random, paper = (rows[name][run.task] for name in ("random", "paper, single path"))

@@ -34,6 +34,10 @@ class Interval(NamedTuple):
         """Whether the whole interval lies on one side of the range between two levels."""
         return self.below(least) or self.above(most)
 
+    def verdict(self, least: float, most: float) -> str:
+        """Returns `above` or `below` two levels, if the whole interval is, or `level`."""
+        return "above" if self.above(most) else "below" if self.below(least) else "level"
+
     def __str__(self) -> str:
         if np.isnan(self.low):
             return f"{self.value:.3g}"

@@ -1,11 +1,12 @@
 """What the scripts share: flags, and errors in one line with exit code 2."""
 
+import contextlib
 import os
 import pathlib
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
 from absl import app, flags
@@ -24,6 +25,17 @@ def refuse(message: str) -> NoReturn:
     """Ends the process with one line on standard error and exit code 2."""
     print(f"error: {message}", file=sys.stderr)
     sys.exit(2)
+
+
+@contextlib.contextmanager
+def refused_errors() -> Iterator[None]:
+    """Makes a ValueError or an OSError of the body one line; a reader that has gone is no error."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except (ValueError, OSError) as error:
+        refuse(str(error))
 
 
 def output_directory(default: str) -> pathlib.Path:

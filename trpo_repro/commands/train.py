@@ -34,7 +34,7 @@ flags.DEFINE_list(
     "evaluate_at",
     [],
     "Iterations, like 49,98, after which 100 episodes are played by samples of the policy and 100 "
-    "by its most probable actions.",
+    "by its most probable actions; --resume needs them again.",
 )
 flags.DEFINE_string("time_limit", None, "Save and end after this long: 90s, 30m or 2h.")
 flags.DEFINE_float(
@@ -44,6 +44,7 @@ flags.DEFINE_float(
     lower_bound=0.0,
 )
 flags.DEFINE_bool("show_config", False, "Print the settings of the run, in JSON, and end.")
+LOSSES = (checkpoint.CheckpointError, cluster.ClusterLostError, ChildProcessError)
 OWN_FLAGS = (
     "preset",
     "resume",
@@ -144,15 +145,19 @@ def _whole_numbers(name: str, texts: list[str]) -> tuple[int, ...]:
     return tuple(map(int, texts))
 
 
-def evaluated_iterations() -> tuple[int, ...]:
+def evaluated_iterations(config: config_lib.Config) -> tuple[int, ...]:
     """Returns the iterations of --evaluate_at.
 
     Raises:
-      ValueError: they are none.
+      ValueError: they are none of the run's.
     """
     numbers = _whole_numbers("evaluate_at", flags.FLAGS.evaluate_at)
-    if 0 in numbers:
-        raise ValueError("evaluate_at=0 is not allowed: must be iterations, from 1")
+    for number in numbers:
+        if not 1 <= number <= config.iterations:
+            raise ValueError(
+                f"evaluate_at={number} is not allowed: must be of the iterations 1 to "
+                f"{config.iterations}"
+            )
     return numbers
 
 
@@ -164,6 +169,7 @@ def begin() -> config_lib.Config | None:
     """
     try:
         config = config_from_flags()
+        evaluated_iterations(config)
         limit = flags.FLAGS.time_limit
         if limit is not None:
             cli.stop_after(cli.seconds(limit))
@@ -187,12 +193,15 @@ def main(_):
             directory,
             resume=flags.FLAGS.resume,
             stop_at=flags.FLAGS.stop_at,
-            evaluate_at=evaluated_iterations(),
+            evaluate_at=evaluated_iterations(config),
             log_every=flags.FLAGS.log_every,
         )
-    except (ValueError, checkpoint.CheckpointError, cluster.ClusterLostError) as error:
+    except (ValueError, *LOSSES) as error:
         cli.refuse(str(error))
     except OSError as error:
+        name = error.filename
+        if name and not pathlib.Path(name).resolve().is_relative_to(directory.resolve()):
+            cli.refuse(str(error))
         cli.refuse(f"--out={directory} cannot be written: {error.strerror or error}")
     if state is not None and state.iteration:
         curve = {config.task: {f"{config.algorithm}, {config.sampler}": [directory]}}

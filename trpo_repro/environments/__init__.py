@@ -1,6 +1,8 @@
 """Functional, batched environments: see `base.Environment`."""
 
-from collections.abc import Mapping
+import importlib
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -32,11 +34,18 @@ def is_atari(name: str) -> bool:
 
 def is_gymnasium(name: str) -> bool:
     """Whether a task is not built in, but an environment that Gymnasium makes."""
-    return name not in task_names()
+    return name not in task_names() and not is_own(name)
+
+
+def is_own(name: str) -> bool:
+    """Whether a task is the path of an `Environment` class, like my_package.Line."""
+    return re.fullmatch(r"(\w+\.)+[A-Za-z_]\w*", name) is not None
 
 
 def check_task(name: str) -> None:
     """Raises ValueError unless `make` accepts the name."""
+    if is_own(name):
+        _class(name)
     if not is_gymnasium(name):
         return
     try:
@@ -44,9 +53,25 @@ def check_task(name: str) -> None:
     except ValueError as error:
         raise ValueError(
             f"unknown task {name!r}; known: cartpole, {', '.join(mujoco.TASKS)}, Atari games by "
-            "the names of their ROMs, such as pong or space_invaders, and what Gymnasium knows "
-            f"({error})"
+            "the names of their ROMs, such as pong or space_invaders, classes of yours by their "
+            f"paths, such as my_package.Line, and what Gymnasium knows ({error})"
         ) from None
+
+
+def _class(path: str) -> Callable[[], Environment]:
+    """Returns what a path like my_package.Line names.
+
+    Raises:
+      ValueError: there is no such thing.
+    """
+    module, _, name = path.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"task {path}: {error}") from None
+    if not callable(found):
+        raise ValueError(f"task {path} is not allowed: must be a class of environments")
+    return found
 
 
 def make(
@@ -63,8 +88,9 @@ def make(
     """Returns the environment of a task.
 
     Args:
-      name: one of `task_names()`, or the id of an environment that Gymnasium knows, with the module
-        that registers it before a colon if need be: `my_package:MyEnv-v0`.
+      name: one of `task_names()`; the path of a class of your own, without arguments:
+        `my_package.Line`; or the id of an environment that Gymnasium knows, with the module that
+        registers it before a colon if need be: `my_package:MyEnv-v0`.
       threads: MuJoCo's simulator threads; all available cores when None.
       screen: size of Atari's frames, a key of `atari.SCREENS`.
       action_set: actions of Atari, one of `atari.ACTION_SETS`.
@@ -81,6 +107,11 @@ def make(
         return cartpole.CartPole()
     if name in mujoco.TASKS:
         return mujoco.Mujoco(name, threads=threads)
+    if is_own(name):
+        environment = _class(name)()
+        if not isinstance(environment, Environment):
+            raise ValueError(f"task {name} is not allowed: must be a class of environments")
+        return environment
     if is_gymnasium(name):
         return adaptor.GymnasiumEnvironment(
             name, arguments=env_kwargs, processes=env_processes, copies=copies

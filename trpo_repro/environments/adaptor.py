@@ -4,12 +4,13 @@ They are stepped in place, so that a state can be stepped once; or, for vine, co
 step, where `copy.deepcopy` makes exact copies of the environment.
 """
 
+import contextlib
 import copy
 import dataclasses
 import functools
 import importlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import gymnasium
@@ -83,7 +84,8 @@ class GymnasiumEnvironment(base.Environment):
     """Steps any Gymnasium environment.
 
     Observations that are neither vectors nor uint8 images [H, W] or [H, W, C] are flattened by
-    Gymnasium's FlattenObservation. Actions outside of a Box are clipped to it. Every episode begins
+    Gymnasium's FlattenObservation. Actions outside of a Box are clipped to it; those of Discrete
+    and MultiDiscrete spaces are counted from 0, wherever the environment begins. An episode begins
     with `reset(seed=...)` of a seed drawn from the generator that `initial` gets.
     """
 
@@ -120,7 +122,8 @@ class GymnasiumEnvironment(base.Environment):
                 """--env_kwargs='{"max_episode_steps": 1000}'"""
             )
         self.max_episode_steps = limit
-        self.action_space = first.action_space
+        self._own_actions: Any = first.action_space
+        self.action_space = _from_zero(first.action_space)
         space: Any = first.observation_space
         self._is_gray = len(space.shape) == 2
         if self._is_gray:
@@ -151,9 +154,10 @@ class GymnasiumEnvironment(base.Environment):
         for i in range(batch_size):
             lives[i] = _Live(self._pool.pop() if self._pool else self._make(), self._pool)
         if self._processes:
-            for live, seed in zip(lives, seeds, strict=True):
-                live.environment.reset_async(seed=int(seed))
-            found = [live.environment.reset_wait()[0][0] for live in lives]
+            with self._living():
+                for live, seed in zip(lives, seeds, strict=True):
+                    live.environment.reset_async(seed=int(seed))
+                found = [live.environment.reset_wait()[0][0] for live in lives]
         else:
             found = [
                 live.environment.reset(seed=int(seed))[0]
@@ -167,6 +171,7 @@ class GymnasiumEnvironment(base.Environment):
 
         Raises:
           ValueError: a state was used up before, or an observation is not what its space says.
+          ChildProcessError: an environment's process has ended.
         """
         lives = states.simulator
         if self.can_restore:
@@ -177,9 +182,10 @@ class GymnasiumEnvironment(base.Environment):
             live.elapsed += 1
         legal = self._legal(np.asarray(actions))
         if self._processes:
-            for live, action in zip(lives, legal, strict=True):
-                live.environment.step_async(action[None])
-            found = [_only(live.environment.step_wait()) for live in lives]
+            with self._living():
+                for live, action in zip(lives, legal, strict=True):
+                    live.environment.step_async(action[None])
+                found = [_only(live.environment.step_wait()) for live in lives]
         else:
             found = [
                 live.environment.step(action) for live, action in zip(lives, legal, strict=True)
@@ -194,6 +200,13 @@ class GymnasiumEnvironment(base.Environment):
             terminated,
             truncated & ~terminated,
         )
+
+    @contextlib.contextmanager
+    def _living(self) -> Iterator[None]:
+        try:
+            yield
+        except (EOFError, ConnectionError) as error:
+            raise ChildProcessError(f"a process of {self.name} has ended") from error
 
     def observe(self, states):
         return states.observations
@@ -210,7 +223,7 @@ class GymnasiumEnvironment(base.Environment):
 
     def _legal(self, actions: np.ndarray) -> Sequence[Any]:
         """Returns the actions of a policy as the environment takes them."""
-        space: Any = self.action_space
+        space = self._own_actions
         if isinstance(space, gymnasium.spaces.Box):
             # After an observation that is not finite; the update will be refused.
             shaped = np.nan_to_num(actions.reshape(-1, *space.shape))
@@ -283,6 +296,15 @@ def _make(name: str, arguments: Mapping[str, Any]) -> gymnasium.Env:
         return gymnasium.wrappers.FlattenObservation(environment)
     except (NotImplementedError, ValueError, TypeError) as error:
         raise ValueError(f"task {name} observes {space}, which is no vector: {error}") from None
+
+
+def _from_zero(space: Any) -> gymnasium.spaces.Space:
+    """Returns a space of actions, whose whole numbers begin at 0 as a policy's do."""
+    if isinstance(space, gymnasium.spaces.Discrete):
+        return gymnasium.spaces.Discrete(int(space.n))
+    if isinstance(space, gymnasium.spaces.MultiDiscrete):
+        return gymnasium.spaces.MultiDiscrete(space.nvec)
+    return space
 
 
 def _only(result: tuple[Any, ...]) -> tuple[Any, ...]:

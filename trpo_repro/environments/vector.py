@@ -16,11 +16,13 @@ class VectorState:
     """All that the future of a vector environment depends on.
 
     Attributes:
+      task: name of its environments' task.
       states: states of its environments.
       ended: [B] bool, the episodes that begin anew at the next step.
       generator: state of the generator of initial states.
     """
 
+    task: str
     states: base.EnvironmentStates
     ended: np.ndarray
     generator: Mapping[str, Any]
@@ -85,12 +87,20 @@ class RestorableVectorEnv(gymnasium.vector.VectorEnv):
 
         Returns:
           The [B, ...] observations, and no information.
+
+        Raises:
+          ValueError: a seed is none, or the mask has another shape.
         """
-        if seed is not None:
-            self._generator = np.random.default_rng(seed)  # type: ignore[arg-type]
         mask = np.ones(self.num_envs, bool)
         if options and "reset_mask" in options and self._states is not None:
             mask = np.asarray(options["reset_mask"], bool)
+            if mask.shape != (self.num_envs,):
+                raise ValueError(f"reset_mask of shape {mask.shape}: must be ({self.num_envs},)")
+        if seed is not None:
+            try:
+                self._generator = np.random.default_rng(seed)  # type: ignore[arg-type]
+            except (TypeError, ValueError):
+                raise ValueError(f"seed={seed} is not allowed: must be whole numbers") from None
         self._begin(np.flatnonzero(mask))
         return self._observe(), {}
 
@@ -101,9 +111,12 @@ class RestorableVectorEnv(gymnasium.vector.VectorEnv):
 
         Raises:
           RuntimeError: `reset` was never called, or an episode that ended was not reset.
+          ValueError: there are not [B] actions.
         """
         if self._states is None:
             raise RuntimeError("call reset before step")
+        if len(actions) != self.num_envs:
+            raise ValueError(f"{len(actions)} actions: must be {self.num_envs}")
         new = np.flatnonzero(self._ended)
         if len(new) and self._mode is AutoresetMode.DISABLED:
             raise RuntimeError(f"the episodes of environments {new.tolist()} ended: reset them")
@@ -139,16 +152,20 @@ class RestorableVectorEnv(gymnasium.vector.VectorEnv):
         """
         if self._states is None:
             raise RuntimeError("call reset before taking the state")
-        return VectorState(self._states, self._ended.copy(), self._generator.bit_generator.state)
+        generator = self._generator.bit_generator.state
+        return VectorState(self.environment.name, self._states, self._ended.copy(), generator)
 
     def restore(self, state: VectorState) -> np.ndarray:
         """Returns to a state of this environment, or of one like it; returns the observations.
 
         Raises:
-          ValueError: the environment cannot restore states, or the batch has another size.
+          ValueError: the environment cannot restore states, or the state is of another task or
+            size.
         """
         if not self.environment.can_restore:
             raise ValueError(f"{self.environment.name} cannot restore states")
+        if state.task != self.environment.name:
+            raise ValueError(f"a state of {state.task}: must be of {self.environment.name}")
         if len(state.states) != self.num_envs:
             raise ValueError(
                 f"a state of {len(state.states)} environments: must be {self.num_envs}"

@@ -61,7 +61,7 @@ class Evaluations:
         if state.iteration not in self._at:
             return
         if self._environment is None:
-            self._environment = training.make_environment(self._config)
+            self._environment = training.make_environment(self._config, restorable=False)
         trained = saved_policies.TrainedPolicy(
             trainer.policy, state.theta, state.iteration, state.normalizer
         )

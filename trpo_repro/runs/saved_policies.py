@@ -44,7 +44,9 @@ class TrainedPolicy:
         deterministic: bool = False,
         generator: np.random.Generator | None = None,
     ) -> np.ndarray:
-        """Returns actions, one an observation; a Gaussian's are not clipped.
+        """Returns actions, one an observation, as `environment.step` of the run takes them.
+
+        A Gaussian's are vectors that are not clipped; whole numbers begin at 0.
 
         Args:
           observations: [N, ...], or a single one, for which a single action is returned.

@@ -193,8 +193,6 @@ def _start(
     session = provenance.describe_session(state.iteration, command)
     if not resume:
         _clear(directory)
-        for place in (checkpoints, directory):
-            checkpoint.delete(place)
         checkpoint.save(checkpoints, 0, state.to_arrays(), run=_digest(config))
     if training.ended(config, state):
         raised = "--iterations" if config.target_return is None else "--iterations, --target_return"
@@ -219,6 +217,8 @@ def _clear(directory: pathlib.Path) -> None:
     for name in ("config.json", "metrics.csv", "policy.npz", HALF, evaluations.FILE):
         (directory / name).unlink(missing_ok=True)
     shutil.rmtree(directory / "tensorboard", ignore_errors=True)
+    for place in (directory, directory / "checkpoints"):
+        checkpoint.delete(place)
 
 
 def _warn_of_short_paths(config: Config, limit: int) -> None:
@@ -318,7 +318,7 @@ def load(
     if drawn and config.is_gymnasium:
         arguments = {**json.loads(config.env_kwargs), "render_mode": "rgb_array"}
         shown = dataclasses.replace(config, env_kwargs=json.dumps(arguments))
-    environment = training.make_environment(dataclasses.replace(shown, sampler="single_path"))
+    environment = training.make_environment(shown, restorable=False)
     policy = training.make_policy(config, environment)
     path = directory / policy_file
     trained = saved_policies.load_policy(path, policy, normalized=config.normalize_observations)

@@ -15,8 +15,14 @@ from trpo_repro.sampling import single_path, vine, workers
 PIXEL_CHUNK_SIZE = 256  # the convolutions' activations then stay in the third-level cache
 
 
-def make_environment(config: Config) -> environments.Environment:
-    """Returns the environment of `config.task`."""
+def make_environment(config: Config, *, restorable: bool | None = None) -> environments.Environment:
+    """Returns the environment of `config.task`.
+
+    Args:
+      config: configuration of the run.
+      restorable: whether Gymnasium's states are copied at every step; if None, as the sampler
+        needs.
+    """
     return environments.make(
         config.task,
         threads=config.threads or None,
@@ -25,7 +31,7 @@ def make_environment(config: Config) -> environments.Environment:
         sticky_probability=config.sticky_probability,
         env_kwargs=adaptor.parse_arguments(config.env_kwargs),
         env_processes=config.env_processes,
-        copies=config.sampler == "vine",
+        copies=config.sampler == "vine" if restorable is None else restorable,
     )
 
 

@@ -9,6 +9,8 @@ import numpy as np
 from experiments import configs
 from trpo_repro import presets
 
+FILE = "published_baselines.csv"  # in results/
+
 
 class Protocol(NamedTuple):
     """How a source scores its runs.
