@@ -378,7 +378,8 @@ def _peer_section(runs: Sequence[batch.Run], out: pathlib.Path) -> list[str]:
         "## Beside SB3-contrib's TRPO, on this machine",
         "",
         "rl-zoo3's settings, 3 seeds, a million steps; scores are of the last 100 training "
-        "episodes, times are of two runs side by side. The verdict is by the interval of the "
+        "episodes. Times are of two runs side by side, ours of sampling and updates, the peer's "
+        "by the clock to the end of its last batch. The verdict is by the interval of the "
         "difference of the means.",
         "",
         *tables.markdown(

@@ -12,7 +12,7 @@ from trpo_repro import presets
 from trpo_repro.analysis import tables
 
 RESULTS = pathlib.Path(__file__).parent.parent.parent / "results"
-ROWS = tables.read_csv(RESULTS / benchmark.PUBLISHED)
+ROWS = tables.read_csv(RESULTS / published_scores.FILE)
 
 
 def _row(source, env_id, budget):
@@ -101,6 +101,44 @@ def test_peers_run_in_their_own_environment():
     jobs = benchmark.planned_peers(pathlib.Path("results"))
     assert len(jobs) == 3 * len(configs.PEER_TASKS)
     assert all(job.python.endswith(".venv-peers/bin/python") for job in jobs)
+
+
+def _write(directory, scores, **seconds):
+    """Writes a metrics.csv of 2048 steps a row with these scores, and seconds a row."""
+    directory.mkdir(parents=True)
+    lines = ",".join(["iteration,env_steps,return_recent", *seconds])
+    for i, score in enumerate(scores, start=1):
+        times = (str(each(i) if callable(each) else each) for each in seconds.values())
+        lines += "\n" + ",".join([f"{i},{2048 * i},{score}", *times])
+    (directory / "metrics.csv").write_text(lines + "\n")
+
+
+def test_the_peer_is_compared_by_score_and_by_seconds(tmp_path):
+    """Ours rises by 7 a batch of half a second, the peer's by 5 in a second: 3423 and 3437 against
+    2445 and 2455 at the end, of which the peer has 1225 when ours is done, after 244 s."""
+    runs = [
+        run
+        for run in benchmark.planned("medium", tmp_path)
+        if run.name in ("Hopper-v5/gae/seed_1", "Hopper-v5/gae/seed_2")
+    ]
+    rows = np.arange(1, 490)
+    for run, shift in zip(runs, (0, 14), strict=True):
+        _write(run.directory, 7 * rows + shift, seconds_sampling=0.3, seconds_update=0.2)
+    for seed, shift in ((1, 0), (2, 10)):
+        directory = tmp_path / "benchmark" / benchmark.PEER / "Hopper-v5" / f"seed_{seed}"
+        _write(directory, 5 * rows + shift, seconds=float)
+    text = "\n".join(benchmark.section(runs, tmp_path))
+    assert (
+        "| Hopper-v5 | 3430 [3423, 3437] | 2450 [2445, 2455] | above | 244 | 489 | "
+        "1225 [1220, 1230] |"
+    ) in text
+    assert "Hopper-v5 to 3000: ours 2 of 2 runs, after 214 seconds" in text
+    assert "SB3-contrib's 0 of 2 runs, never" in text
+    # 3423, 3437 in units of 2450, and every one above every one of the peer's.
+    assert "interquartile mean 1.4 [1.4, 1.4] to 1 [0.998, 1]" in text
+    assert "scores above one of SB3-contrib's is 1" in text
+    assert "| ours | 1.00 | 1.00 | 1.00 | 1.00 |" in text
+    assert "| SB3-contrib | 1.00 | 1.00 | 0.50 | 0.00 |" in text
 
 
 def test_the_script_runs_draws_and_refuses(script, tmp_path):
