@@ -132,7 +132,7 @@ def test_a_state_in_place_is_used_up():
 def test_environments_of_dropped_states_are_used_again():
     environment = environments.make("CartPole-v1")
     made = set()
-    for i in range(20):
+    for i in range(5):
         states = environment.initial(3, np.random.default_rng(i))
         made |= {id(live.environment) for live in states.simulator}
         states = environment.step(states, np.zeros(3, int)).states

@@ -124,6 +124,7 @@ def test_an_unfinished_run_needs_its_checkpoint(tmp_path):
         run.check()
 
 
+@pytest.mark.slow
 def test_ctrl_c_then_the_same_command(tmp_path):
     """SIGINT to the script alone: its worker saves, and the next call goes on from there."""
     command = [sys.executable, "experiments/figure4.py", "--run", "--budget=medium"]

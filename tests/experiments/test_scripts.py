@@ -56,7 +56,6 @@ def test_surrogate_variance_writes_table_and_figure(tmp_path, monkeypatch):
 RUN = "results/swimmer/vine/seed_1"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [

@@ -96,7 +96,9 @@ def _wait_for_rows(directory, count, process):
     raise AssertionError("no rows in a minute")
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGKILL"])
+@pytest.mark.parametrize(
+    "name", ["SIGINT", pytest.param("SIGTERM", marks=pytest.mark.slow), "SIGKILL"]
+)
 def test_stopped_and_resumed_run_is_the_uninterrupted_one(script, tmp_path, name):
     """Signals to a real process in the middle of a run; the first two save and exit 0."""
     settings = {"iterations": 40, "steps_per_iteration": 2000, "path_length": 1000}

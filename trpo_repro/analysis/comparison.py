@@ -7,14 +7,14 @@ from scipy import stats
 
 from trpo_repro.analysis import intervals
 
-Scores = Mapping[str, np.ndarray]  # task → [S] scores, one a seed
+Scores = Mapping[str, np.ndarray]  # task → [..., S] scores, one a seed
 
 
 def interquartile_mean(scores: Scores, generator: np.random.Generator) -> intervals.Interval:
     """Returns the mean of the middle half of the scores of all tasks and seeds."""
     return _resampled(
         [scores],
-        lambda one: float(stats.trim_mean(np.concatenate(list(one.values())), 0.25)),
+        lambda one: stats.trim_mean(np.concatenate(list(one.values()), axis=-1), 0.25, axis=-1),
         generator,
     )
 
@@ -27,9 +27,9 @@ def probability_of_improvement(
     It is the mean over tasks; ties count half.
     """
 
-    def probability(a: Scores, b: Scores) -> float:
-        wins = [np.sign(a[task][:, None] - b[task][None, :]) for task in a]
-        return float(np.mean([(1 + won.mean()) / 2 for won in wins]))
+    def probability(a: Scores, b: Scores) -> np.ndarray:
+        wins = [np.sign(a[task][..., :, None] - b[task][..., None, :]) for task in a]
+        return np.mean([(1 + won.mean((-2, -1))) / 2 for won in wins], axis=0)
 
     return _resampled([first, second], probability, generator)
 
@@ -41,13 +41,15 @@ def performance_profile(scores: Scores, levels: np.ndarray) -> np.ndarray:
 
 
 def _resampled(
-    groups: list[Scores], statistic: Callable[..., float], generator: np.random.Generator
+    groups: list[Scores], statistic: Callable[..., np.ndarray], generator: np.random.Generator
 ) -> intervals.Interval:
     """Returns a statistic with its 95% percentile interval; seeds are resampled within tasks."""
 
     def again(scores: Scores) -> Scores:
-        return {task: generator.choice(values, len(values)) for task, values in scores.items()}
+        return {
+            task: generator.choice(values, (intervals.RESAMPLES, len(values)))
+            for task, values in scores.items()
+        }
 
-    drawn = [statistic(*map(again, groups)) for _ in range(intervals.RESAMPLES)]
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return intervals.Interval(statistic(*groups), float(low), float(high))
+    low, high = np.quantile(statistic(*map(again, groups)), [0.025, 0.975])
+    return intervals.Interval(float(statistic(*groups)), float(low), float(high))
