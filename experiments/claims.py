@@ -3,8 +3,9 @@
 python experiments/claims.py --results=results --budget=medium
 
 Each claim is a function of the results that returns an estimate, its range and a verdict. The
-table is printed and written to RESULTS/claims.md. C1 to C7 and C13 are judged by the runs of Figure
-4 of the given budget: "final" is the mean reward per time step of the last tenth of the iterations,
+table is printed and written to RESULTS/claims.md. C1 to C13 are the paper's and the lectures'; Q1
+to Q3 are questions beside them. C1 to C7, C13 and the questions are judged by the runs of Figure 4
+of the given budget: "final" is the mean reward per time step of the last tenth of the iterations,
 "learning speed" the mean over all iterations of the gain over the untrained policy, and ranges
 are 95% bootstrap intervals over seeds.
 """
@@ -279,14 +280,15 @@ def empirical_fisher_is_as_fast(results: Results) -> Verdict:
 
     Learning speeds within a fifth, on cart-pole and swimmer.
     """
+    return _each(configs.ABLATION_TASKS, lambda task: _as_fast(results, task, "empirical_fim"))
 
-    def of_task(task):
-        speeds = (results.speed(task, name) for name in ("empirical_fim", "single_path"))
-        relative = _relative_difference(*speeds)
-        verdict = _judged(relative.within(-SIMILAR, SIMILAR), relative.outside(-SIMILAR, SIMILAR))
-        return Verdict(f"relative speed {_percent(relative)}", verdict)
 
-    return _each(configs.ABLATION_TASKS, of_task)
+def _as_fast(results: Results, task: str, name: str) -> Verdict:
+    """Judges whether an algorithm's learning speed is within a fifth of single path's."""
+    speeds = results.speed(task, name), results.speed(task, "single_path")
+    relative = _relative_difference(*speeds)
+    verdict = _judged(relative.within(-SIMILAR, SIMILAR), relative.outside(-SIMILAR, SIMILAR))
+    return Verdict(f"relative speed {_percent(relative)}", verdict)
 
 
 def line_search_prevents_catastrophes(results: Results) -> Verdict:
@@ -333,17 +335,7 @@ def subsampling_costs_nothing(results: Results) -> Verdict:
 
     Holds where neither all of the data nor k = 20 learns faster by a fifth or more.
     """
-
-    def of_pair(pair):
-        task, _, variant = pair.partition(" ")
-        relative = _relative_difference(
-            results.speed(task, variant), results.speed(task, "single_path")
-        )
-        verdict = _judged(relative.below(SIMILAR), relative.above(SIMILAR))
-        return Verdict(f"relative speed {_percent(relative)}", verdict)
-
-    pairs = [f"{task} {v}" for task in configs.ABLATION_TASKS for v in ("fisher_1.0", "cg_20")]
-    return _each(pairs, of_pair)
+    return _no_faster(results, ("fisher_1.0", "cg_20"))
 
 
 def penalty_makes_steps_tiny(results: Results) -> Verdict:
@@ -462,6 +454,44 @@ def gradient_below_natural_gradient_below_trpo(results: Results) -> Verdict:
     return _each(configs.ABLATIONS_OF, of_task)
 
 
+def _no_faster(results: Results, names: Sequence[str]) -> Verdict:
+    """Judges whether none of the algorithms learns faster than single path by a fifth or more."""
+
+    def of_pair(pair):
+        task, _, name = pair.partition(" ")
+        speeds = results.speed(task, name), results.speed(task, "single_path")
+        relative = _relative_difference(*speeds)
+        verdict = _judged(relative.below(SIMILAR), relative.above(SIMILAR))
+        return Verdict(f"relative speed {_percent(relative)}", verdict)
+
+    return _each([f"{task} {name}" for task in configs.ABLATION_TASKS for name in names], of_pair)
+
+
+def penalties_are_no_faster(results: Results) -> Verdict:
+    """Q1: a penalty, fixed or adaptive, or PPO in the constraint's place learns no faster.
+
+    Holds where none learns faster than single path by a fifth or more, each at the best of its
+    multipliers or learning rates.
+    """
+    return _no_faster(results, ("fixed_penalty", "adaptive_penalty", "ppo"))
+
+
+def adapting_the_limit_is_no_faster(results: Results) -> Verdict:
+    """Q2: a δ that adapts to how well the surrogate is foretold learns no faster.
+
+    Holds where it does not learn faster than δ = 0.01 by a fifth or more.
+    """
+    return _no_faster(results, ("adaptive_limit",))
+
+
+def the_direction_of_the_kl_does_not_matter(results: Results) -> Verdict:
+    """Q3: limiting KL(new ‖ old) is as good as limiting KL(old ‖ new).
+
+    Learning speeds within a fifth, on cart-pole and swimmer.
+    """
+    return _each(configs.ABLATION_TASKS, lambda task: _as_fast(results, task, "reversed_kl"))
+
+
 CLAIMS: dict[str, Callable[[Results], Verdict]] = {
     "C1": trpo_is_best,
     "C2": natural_gradient_lacks_gaits,
@@ -476,6 +506,9 @@ CLAIMS: dict[str, Callable[[Results], Verdict]] = {
     "C11": theory_holds,
     "C12": one_setting_plays_all_games,
     "C13": gradient_below_natural_gradient_below_trpo,
+    "Q1": penalties_are_no_faster,
+    "Q2": adapting_the_limit_is_no_faster,
+    "Q3": the_direction_of_the_kl_does_not_matter,
 }
 # The curves that a claim on learning is judged by: its tasks and algorithms.
 CURVES: dict[str, tuple[Iterable[str], tuple[str, ...]]] = {
@@ -487,6 +520,12 @@ CURVES: dict[str, tuple[Iterable[str], tuple[str, ...]]] = {
     "C6": (configs.ABLATION_TASKS, ("single_path", "truncated_natural_gradient")),
     "C7": (configs.ABLATION_TASKS, ("single_path", "fisher_1.0", "cg_20")),
     "C13": (configs.ABLATIONS_OF, ("single_path", "natural_gradient", "vanilla_policy_gradient")),
+    "Q1": (
+        configs.ABLATION_TASKS,
+        ("single_path", "fixed_penalty", "adaptive_penalty", "ppo"),
+    ),
+    "Q2": (configs.ABLATION_TASKS, ("single_path", "adaptive_limit")),
+    "Q3": (configs.ABLATION_TASKS, ("single_path", "reversed_kl")),
 }
 
 

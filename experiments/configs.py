@@ -26,12 +26,19 @@ class Algorithm:
     sweep: tuple[str, tuple[float, ...]] | None = None
 
 
-SWEPT = {"step_size": "1/λ", "search_deviation": "σ", "temperature": "T"}
+SWEPT = {
+    "step_size": "1/λ",
+    "search_deviation": "σ",
+    "temperature": "T",
+    "multiplier": "λ",
+    "ascent_rate": "rate",
+}
 
 # The paper gives no settings of the methods that it compares with. The natural gradient's step
 # size is swept in factors of three (Sec. 8.1); so is, a choice, the one free scale of each other
 # method. What is not swept: CEM's elite fraction and noise are of Szita and Lőrincz (2006), the
 # population is as many episodes as a single-path iteration has in Table 2.
+_RATES = (0.003, 0.01, 0.03)
 ALGORITHMS: dict[str, Algorithm] = {
     "vine": Algorithm("vine", {"sampler": "vine"}),
     "single_path": Algorithm("single path", {}),
@@ -60,6 +67,16 @@ ALGORITHMS: dict[str, Algorithm] = {
     "fisher_0.01": Algorithm("Fisher matrix on 1% of the states", {"fisher_fraction": 0.01}),
     "cg_5": Algorithm("k = 5 products", {"cg_iterations": 5}),
     "cg_20": Algorithm("k = 20 products", {"cg_iterations": 20}),
+    # The same surrogate by other solvers: questions Q1 to Q3.
+    "fixed_penalty": Algorithm(
+        "fixed penalty", {"algorithm": "fixed_penalty"}, ("multiplier", (0.1, 0.3, 1.0))
+    ),
+    "adaptive_penalty": Algorithm(
+        "adaptive penalty", {"algorithm": "adaptive_penalty"}, ("ascent_rate", _RATES)
+    ),
+    "ppo": Algorithm("PPO", {"algorithm": "ppo"}, ("ascent_rate", _RATES)),
+    "adaptive_limit": Algorithm("δ that adapts", {"adapt_kl_limit": True}),
+    "reversed_kl": Algorithm("KL(new ‖ old)", {"kl_direction": "new_old"}),
 }
 
 # Table 1, by the names of the ROMs.
@@ -90,9 +107,10 @@ ABLATIONS = (
     "cg_5",
     "cg_20",
 )
+SOLVERS = ("fixed_penalty", "adaptive_penalty", "ppo", "adaptive_limit", "reversed_kl")
 ABLATION_TASKS = ("cartpole", "swimmer")
 ABLATIONS_OF: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(ABLATION_TASKS, ABLATIONS),
+    **dict.fromkeys(ABLATION_TASKS, (*ABLATIONS, *SOLVERS)),
     "hopper": ("vanilla_policy_gradient",),
 }
 TRPO = ("vine", "single_path")

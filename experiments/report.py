@@ -113,14 +113,16 @@ def _summary(
     verdicts: Mapping[str, claims.Verdict],
 ) -> str:
     """Returns README's answer to "does it reproduce?"."""
+    papers = {name: v for name, v in verdicts.items() if name.startswith("C")}
     counts = {
-        verdict: sum(v.verdict == verdict for v in verdicts.values())
+        verdict: sum(v.verdict == verdict for v in papers.values())
         for verdict in (claims.HOLDS, claims.FAILS, claims.UNKNOWN)
     }
     lines = [
-        f"**Of the {len(verdicts)} claims, {counts[claims.HOLDS]} hold here, "
+        f"**Of the {len(papers)} claims, {counts[claims.HOLDS]} hold here, "
         f"{counts[claims.FAILS]} do not, and {counts[claims.UNKNOWN]} lack data so far** "
-        f"([how each is judged, with its numbers]({out}/claims.md)).",
+        f"([how each is judged, with its numbers]({out}/claims.md)). Q1 to Q3 are questions beside "
+        "them.",
         "",
         f"![Figure 4: learning curves]({out}/figure4_{budget}_iteration.png)",
         "",

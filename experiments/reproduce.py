@@ -105,11 +105,16 @@ def _until(runs: Sequence[batch.Run], iterations: int | None) -> list[batch.Job]
     ]
 
 
+def _but_solvers(task: str) -> list[str]:
+    """Returns globs of the runs of Figure 4 of a task, but the surrogate's other solvers."""
+    return [f"{task}/{name}*" for name in (*configs.FIGURE4[task], *configs.ABLATIONS)]
+
+
 UNITS: dict[str, Callable[[Plan], list[batch.Job]]] = {
     "swimmer": lambda plan: plan.figure4("swimmer/vine/*", "swimmer/single_path/*"),
-    "cartpole": lambda plan: plan.figure4("cartpole/*"),
+    "cartpole": lambda plan: plan.figure4(*_but_solvers("cartpole")),
     "walker": lambda plan: plan.figure4_until("walker/single_path/seed_[123]", 60),
-    "swimmer_others": lambda plan: plan.figure4("swimmer/*"),
+    "swimmer_others": lambda plan: plan.figure4(*_but_solvers("swimmer")),
     "swimmer_study": Plan.swimmer_study,
     "theory": lambda plan: plan.script(
         "theory",
@@ -132,6 +137,9 @@ UNITS: dict[str, Callable[[Plan], list[batch.Job]]] = {
         iterations=configs.gae_iterations(configs.MILLION),
     ),
     "classic_control": lambda plan: plan.benchmark(*(f"{t}/*" for t in configs.CLASSIC_TASKS)),
+    "solvers": lambda plan: plan.figure4(
+        *(f"{task}/{name}*" for task in configs.ABLATION_TASKS for name in configs.SOLVERS)
+    ),
     "benchmark_peers": Plan.peers,
     "benchmark_continued": lambda plan: plan.benchmark(
         *(f"{task}/gae/*" for task in configs.CONTINUED_TASKS)

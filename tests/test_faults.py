@@ -135,7 +135,7 @@ def test_signals_once_and_again(tmp_path, name, record_property):
 
 def test_full_disks(tmp_path, record_property):
     """The kernel refuses files above a size: the session ends, and nothing before it is lost."""
-    config = RUNS["cart-pole"]
+    config = dataclasses.replace(RUNS["cart-pole"], iterations=10)
     whole = final(config, tmp_path / "whole")
     largest = max(path.stat().st_size for path in (tmp_path / "whole/checkpoints").iterdir())
     sizes = [0, 1000, largest // 2, largest - 1, 4 * largest]

@@ -60,7 +60,8 @@ class Cluster:
             options["address"] = address
         else:
             cores = self._cores_asked or len(os.sched_getaffinity(0))
-            options |= {"num_cpus": cores, "include_dashboard": False}
+            # "local": its own, where another Ray runs on this machine, or RAY_ADDRESS names one.
+            options |= {"address": "local", "num_cpus": cores, "include_dashboard": False}
         with _own_signals():
             try:
                 self._ray.init(**options)

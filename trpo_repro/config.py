@@ -3,7 +3,7 @@
 import dataclasses
 
 from trpo_repro import environments
-from trpo_repro.algorithms import cem, cma, weighted_regression
+from trpo_repro.algorithms import cem, cma, gradient_ascent, weighted_regression
 from trpo_repro.environments import adaptor, atari, mujoco
 from trpo_repro.estimation import baselines, returns
 from trpo_repro.optimization import trust_region
@@ -11,8 +11,10 @@ from trpo_repro.policies import networks, normalization
 from trpo_repro.sampling import population, single_path, vine, workers
 from trpo_repro.settings import Group, check, require, setting
 
-METHODS: dict[str, trust_region.Method | weighted_regression.Method] = {
+Method = trust_region.Method | weighted_regression.Method | gradient_ascent.Method
+METHODS: dict[str, Method] = {
     **trust_region.METHODS,
+    **gradient_ascent.METHODS,
     **weighted_regression.METHODS,
 }
 BLACK_BOX = ("cem", "cma")
@@ -52,6 +54,10 @@ class Config(
     trust_region.LineSearchSettings,
     trust_region.FixedStepSettings,
     trust_region.StateWeightingSettings,
+    gradient_ascent.AscentSettings,
+    gradient_ascent.PenaltySettings,
+    gradient_ascent.DualSettings,
+    gradient_ascent.ClipSettings,
     weighted_regression.TemperatureSettings,
     weighted_regression.RelativeEntropySettings,
     weighted_regression.RegressionSettings,
@@ -146,7 +152,7 @@ class Config(
         return self.steps_per_iteration // self.path_length
 
     @property
-    def method(self) -> trust_region.Method | weighted_regression.Method:
+    def method(self) -> Method:
         """The algorithm's row of METHODS with this configuration's numbers."""
         return self._with_own_numbers(METHODS[self.algorithm])
 

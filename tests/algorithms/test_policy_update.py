@@ -51,7 +51,7 @@ def test_accepted_steps_keep_the_promise(kind, name, seed):
     rows = _rows(policy, theta, seed=seed)
     method = trust_region.METHODS[name]
     update = policy_update.PolicyUpdate(policy, surrogates.ImportanceSampled(), method)
-    after, report = update(theta, rows, np.random.default_rng(0))
+    after, report, _ = update(theta, rows, np.random.default_rng(0))
     assert report["outcome"] is Outcome.ACCEPTED
     old, new = (policy.network(x, rows["observations"]) for x in (theta, after))
     kl = policy.family.kl(old, new).numpy()
@@ -65,6 +65,53 @@ def test_accepted_steps_keep_the_promise(kind, name, seed):
     surrogate = np.mean(ratio * rows["advantages"])
     assert surrogate == pytest.approx(report["surrogate_after"], rel=1e-3, abs=1e-6)
     assert surrogate > rows["advantages"].mean()
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "categorical"])
+def test_the_other_direction_limits_the_other_divergence(kind):
+    """KL(new ‖ old) is what is reported and limited; the step's first candidate is the same, since
+    the curvature at θ_old is."""
+    policy = _policy(kind, dtype="float64")
+    theta = policy.network.initial_parameters()
+    rows = _rows(policy, theta)
+    steps = {}
+    for direction in ("old_new", "new_old"):
+        for rule in (trust_region.StepRule.LINE_SEARCH, trust_region.StepRule.KL_LIMIT):
+            method = Method(kl_limit=0.05, kl_direction=direction, step=rule, fisher_fraction=1.0)
+            update = policy_update.PolicyUpdate(policy, surrogates.ImportanceSampled(), method)
+            after, report, _ = update(theta, rows, np.random.default_rng(0))
+            old, new = (policy.network(x, rows["observations"]) for x in (theta, after))
+            pair = (old, new) if direction == "old_new" else (new, old)
+            kl = policy.family.kl(*pair).numpy()
+            assert report["mean_kl"] == pytest.approx(kl.mean(), rel=1e-9)
+            assert report["max_kl"] == pytest.approx(kl.max(), rel=1e-9)
+            if rule is trust_region.StepRule.LINE_SEARCH:
+                assert kl.mean() <= 0.05
+            steps[direction, rule] = after - theta
+    first, second = (steps[d, trust_region.StepRule.KL_LIMIT] for d in ("old_new", "new_old"))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_an_adapting_limit_is_remembered():
+    """Three updates with their memory, against the rule by hand from the reports."""
+    policy = _policy()
+    theta = policy.network.initial_parameters()
+    method = Method(adapt_kl_limit=True, fisher_fraction=1.0)
+    update = policy_update.PolicyUpdate(policy, surrogates.ImportanceSampled(), method)
+    memory, expected = update.initial_memory(), 0.01
+    for seed in range(3):
+        rows = _rows(policy, theta, seed=seed)
+        theta, report, memory = update(theta, rows, np.random.default_rng(0), memory=memory)
+        assert report["kl_limit"] == pytest.approx(expected)
+        assert report["mean_kl"] <= expected * (1 + 1e-4)  # float32
+        expected = trust_region.adapted_kl_limit(
+            expected,
+            report["improvement_ratio"],
+            at_limit=report["backtracks"] == 0,
+            largest=1.0,
+        )
+        assert memory == {"kl_limit": pytest.approx(expected)}
+    assert expected != 0.01
 
 
 def test_kl_is_zero_before_the_step():
@@ -155,7 +202,7 @@ def test_every_step_on_a_discrete_process_is_accepted(hidden_sizes, cg_iteration
             "actions": paths.actions.ravel(),
             "advantages": returns.standardize(advantages).ravel().astype(np.float32),
         }
-        theta, report = update(theta, rows, np.random.default_rng(i))
+        theta, report, _ = update(theta, rows, np.random.default_rng(i))
         assert report["gradient_norm"] > 0
         assert report["outcome"] is Outcome.ACCEPTED
 
@@ -193,6 +240,6 @@ def test_not_finite_advantages_reject_the_step():
     rows = _rows(policy, theta)
     rows["advantages"][3] = np.nan
     update = policy_update.PolicyUpdate(policy, surrogates.ImportanceSampled(), Method())
-    after, report = update(theta, rows, np.random.default_rng(0))
+    after, report, _ = update(theta, rows, np.random.default_rng(0))
     assert report["outcome"] is Outcome.NOT_FINITE
     np.testing.assert_array_equal(after, theta)

@@ -66,7 +66,7 @@ def test_repeated_updates_find_the_best_action(name):
         returns = -((actions[:, 0] - 0.7) ** 2)
         advantages = ((returns - returns.mean()) / returns.std()).astype(np.float32)
         rows = {"observations": observations, "actions": actions, "advantages": advantages}
-        theta, report = update(theta, rows)
+        theta, report, _ = update(theta, rows)
         assert report["mean_kl"] > 0
     mean, deviation = _moments(policy, theta)
     assert mean == pytest.approx(0.7, abs=0.01)
@@ -272,7 +272,7 @@ def test_numbers_out_of_range_refuse_the_update(name, hidden, array, number):
     with np.errstate(all="ignore"):
         batch = {key: value.astype(np.float32) for key, value in batch.items()}
         update = weighted_regression.WeightedRegression(policy, METHODS[name])
-        fitted, report = update(theta, batch)
+        fitted, report, _ = update(theta, batch)
     assert np.isfinite(fitted).all()
     if not np.isfinite(number):
         assert report["outcome"] is trust_region.Outcome.NOT_FINITE

@@ -145,7 +145,7 @@ def _write_curve(run, curve):
     (run.directory / "config.json").write_text(json.dumps(record))
 
 
-LEARNING = ("C1", "C2", "C3", "C4", "C5", "C6", "C7")
+LEARNING = ("C1", "C2", "C3", "C4", "C5", "C6", "C7", "Q1", "Q2", "Q3")
 
 
 def test_a_world_where_every_claim_holds(tmp_path):
@@ -170,6 +170,9 @@ def test_a_world_where_every_claim_holds(tmp_path):
         ("C6", {"falls": ("truncated", "single_path")}),
         ("C7", {"finals": {("swimmer", "cg_20"): 0.2}}),
         ("C7", {"finals": {("swimmer", "cg_20"): 0.2}, "missing": ("fisher_1.0",)}),
+        ("Q1", {"finals": {("swimmer", "ppo"): 0.2}}),
+        ("Q2", {"finals": {("swimmer", "adaptive_limit"): 0.2}}),
+        ("Q3", {"finals": {("swimmer", "reversed_kl"): 0.05}}),
     ],
 )
 def test_each_claim_can_fail(tmp_path, claim, changes):

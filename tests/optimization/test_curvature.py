@@ -83,7 +83,7 @@ def _columns(product, size):
     return np.stack([product(column).numpy() for column in tf.eye(size, dtype=tf.float64)], axis=1)
 
 
-def _product(setting, kind, chunk_size=7):
+def _product(setting, kind, chunk_size=7, kl_direction="old_new"):
     """Returns the engine's own chunked product for a kind of curvature, as a dense matrix."""
     policy, theta, observations, actions = setting
     rows = {
@@ -93,7 +93,14 @@ def _product(setting, kind, chunk_size=7):
     }
     fisher = rows if kind is trust_region.Curvature.EMPIRICAL else {"observations": observations}
     batch = policy_update.ChunkedMeans(
-        policy, surrogates.ImportanceSampled(), theta, rows, None, fisher, chunk_size
+        policy,
+        surrogates.ImportanceSampled(),
+        theta,
+        rows,
+        None,
+        fisher,
+        chunk_size,
+        kl_direction=kl_direction,
     )
     product = {
         trust_region.Curvature.FISHER: batch.fisher_product,
@@ -107,6 +114,12 @@ def _product(setting, kind, chunk_size=7):
 def test_analytic_products_equal_the_dense_fisher_matrix(setting, kind):
     dense = _dense_fisher(*setting[:3])
     np.testing.assert_allclose(_product(setting, kind), dense, atol=TOLERANCE)
+
+
+def test_both_divergences_have_the_same_curvature(setting):
+    """The Hessian of KL(new ‖ old) at θ_old is the Fisher matrix too; third derivatives differ."""
+    product = _product(setting, trust_region.Curvature.KL_HESSIAN, kl_direction="new_old")
+    np.testing.assert_allclose(product, _dense_fisher(*setting[:3]), atol=TOLERANCE)
 
 
 def test_empirical_product_equals_the_dense_covariance_of_scores(setting):

@@ -90,6 +90,35 @@ def test_natural_gradient_and_vanilla_take_fixed_multiples():
         np.testing.assert_allclose(after, theta.numpy() + 0.3 * expected, rtol=1e-8)
 
 
+def test_improvement_ratio_is_actual_over_foretold():
+    """Of bᵀx − ½ xᵀHx a step s gains gᵀs − ½ sᵀHs where the linear model foretells gᵀs."""
+    theta, problem, _ = _quadratic(scale=2.0)
+    method = Method(kl_limit=0.01)
+    after, report = _step(theta, problem, method)
+    step, gradient = after - theta.numpy(), problem.gradient()[1].numpy()
+    expected = 1 - 0.5 * 2.0 * step @ step / (gradient @ step)
+    assert report["improvement_ratio"] == pytest.approx(expected, rel=1e-9)
+    refused = dataclasses.replace(method, max_backtracks=0, kl_limit=1e4)
+    assert np.isnan(_step(theta, problem, refused)[1]["improvement_ratio"])
+
+
+@pytest.mark.parametrize(
+    ("ratio", "at_limit", "expected"),
+    [
+        (0.9, True, 0.04),  # twice the radius
+        (0.9, False, 0.01),  # the limit did not bind
+        (0.5, True, 0.01),
+        (0.2, True, 0.01 / 16),  # a quarter of the radius
+        (np.nan, False, 0.01 / 16),
+    ],
+)
+def test_the_limit_adapts_as_nocedal_and_wright_say(ratio, at_limit, expected):
+    adapted = trust_region.adapted_kl_limit(0.01, ratio, at_limit=at_limit, largest=1.0)
+    assert adapted == pytest.approx(expected)
+    bounded = trust_region.adapted_kl_limit(0.01, 0.9, at_limit=True, largest=0.02)
+    assert bounded == 0.02
+
+
 def test_damping_is_added_to_the_matrix():
     theta, problem, fisher = _quadratic()
     method = dataclasses.replace(

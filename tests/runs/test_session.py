@@ -14,7 +14,7 @@ import pytest
 from trpo_repro import files, presets, runs
 from trpo_repro.analysis import curves
 from trpo_repro.config import Config
-from trpo_repro.runs import checkpoint, session
+from trpo_repro.runs import checkpoint, metrics, session
 
 TINY = Config(
     task="cartpole", iterations=2, steps_per_iteration=400, path_length=100, hidden_sizes=(), seed=1
@@ -131,6 +131,18 @@ def test_a_link_in_the_place_of_a_file_is_replaced_and_not_followed(run, tmp_pat
 def test_a_damaged_record_is_named(run, text):
     (run / "config.json").write_text(text)
     _refused(run, r"config\.json is damaged")
+
+
+def test_a_run_older_than_a_metric_goes_on_without_its_values(run):
+    path = run / "metrics.csv"
+    table = [line.split(",") for line in path.read_text().splitlines()]
+    at = table[0].index("improvement_ratio")
+    path.write_text("".join(",".join([*row[:at], *row[at + 1 :]]) + "\n" for row in table))
+    runs.run(TINY, run, resume=True)
+    found = curves.read(path)
+    assert tuple(path.read_text().splitlines()[0].split(",")) == metrics.COLUMNS
+    np.testing.assert_array_equal(np.isnan(found["improvement_ratio"]), [True, False])
+    assert found["return_mean"][0] == float(table[1][table[0].index("return_mean")])
 
 
 @pytest.mark.parametrize(

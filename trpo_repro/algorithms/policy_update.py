@@ -66,8 +66,15 @@ class PolicyUpdate:
                 states,
                 batch if method.curvature is trust_region.Curvature.EMPIRICAL else states,
                 store,
+                tf.TensorSpec([], policy.network.dtype, "kl_limit"),
             ],
         )
+
+    def initial_memory(self) -> dict[str, np.ndarray]:
+        """Returns what the first update remembers: δ, where it changes."""
+        if not self._method.adapt_kl_limit:
+            return {}
+        return {"kl_limit": np.array(self._method.kl_limit)}
 
     def __call__(
         self,
@@ -75,8 +82,9 @@ class PolicyUpdate:
         batch: Mapping[str, Any],
         generator: np.random.Generator,
         kl_batch: Mapping[str, Any] | None = None,
-    ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Returns (θ', report by name).
+        memory: Mapping[str, np.ndarray] | None = None,
+    ) -> tuple[np.ndarray, dict[str, Any], dict[str, np.ndarray]]:
+        """Returns (θ', report by name, memory').
 
         Args:
           theta: [P], the parameters that the batch was sampled with.
@@ -85,13 +93,16 @@ class PolicyUpdate:
           generator: chooses the states of the Fisher matrix.
           kl_batch: with separate_kl_states, the constraint's states: `observations` [M, ...], and
             `weights` [M]; stacked frames have the store of the batch's.
+          memory: what the update before left; `initial_memory` when None.
 
         Returns:
-          θ', and the fields of `trust_region.Report` with the mean `entropy` of π_old, in nats.
+          θ'; the fields of `trust_region.Report`, with the mean `entropy` of π_old, in nats, and
+          the `kl_limit` where it changes; and what the next update remembers.
 
         Raises:
           ValueError: kl_batch is missing, or given without separate_kl_states.
         """
+        memory = self.initial_memory() if memory is None else memory
         if self._separate == (kl_batch is None):
             raise ValueError("kl_batch goes with separate_kl_states, and only with it")
         store = np.zeros(0, self._policy.observation_dtype.as_numpy_dtype)
@@ -106,11 +117,24 @@ class PolicyUpdate:
         source = batch if self._method.curvature is trust_region.Curvature.EMPIRICAL else states
         chosen = self._choose(len(source["observations"]), generator)
         fisher = {name: array[chosen] for name, array in source.items()}
-        after, report, entropy = self._step(theta, dict(batch), dict(apart), fisher, store)
+        kl_limit = float(memory.get("kl_limit", self._method.kl_limit))
+        after, report, entropy = self._step(
+            theta, dict(batch), dict(apart), fisher, store, kl_limit
+        )
         values = {name: value.numpy() for name, value in report._asdict().items()}
         values["entropy"] = entropy.numpy()
         values["outcome"] = trust_region.Outcome(int(values["outcome"]))
-        return after.numpy(), values
+        kept = dict(memory)
+        if kept:
+            values["kl_limit"] = kl_limit
+            adapted = trust_region.adapted_kl_limit(
+                kl_limit,
+                float(values["improvement_ratio"]),
+                at_limit=values["backtracks"] == 0,
+                largest=trust_region.LARGEST_GROWTH * self._method.kl_limit,
+            )
+            kept = {"kl_limit": np.array(adapted)}
+        return after.numpy(), values, kept
 
     def _choose(self, size: int, generator: np.random.Generator) -> np.ndarray | slice:
         count = int(np.ceil(self._method.fisher_fraction * size))
@@ -118,7 +142,7 @@ class PolicyUpdate:
             return slice(None)
         return np.sort(generator.choice(size, count, replace=False))
 
-    def _step_in_graph(self, theta, batch, kl_batch, fisher, store):
+    def _step_in_graph(self, theta, batch, kl_batch, fisher, store, kl_limit):
         means = ChunkedMeans(
             self._policy,
             self._surrogate,
@@ -128,6 +152,7 @@ class PolicyUpdate:
             fisher,
             self._chunk_size,
             store if self._stacked else None,
+            kl_direction=self._method.kl_direction,
         )
         products = {
             trust_region.Curvature.FISHER: means.fisher_product,
@@ -140,7 +165,8 @@ class PolicyUpdate:
         if self._method.constraint is trust_region.Constraint.MEAN_KL:
             quadratic_kl = lambda s: tf.tensordot(s, product(s), 1)  # noqa: E731
         problem = trust_region.Problem(means.gradient, product, quadratic_kl, means.evaluate)
-        return (*trust_region.trust_region_step(theta, problem, self._method), means.mean_entropy())
+        after, report = trust_region.trust_region_step(theta, problem, self._method, kl_limit)
+        return after, report, means.mean_entropy()
 
 
 class ChunkedMeans:
@@ -149,7 +175,20 @@ class ChunkedMeans:
     Means over states are weighted where batches hold `weights`.
     """
 
-    def __init__(self, policy, surrogate, theta, batch, kl_batch, fisher, chunk_size, frames=None):
+    def __init__(
+        self,
+        policy,
+        surrogate,
+        theta,
+        batch,
+        kl_batch,
+        fisher,
+        chunk_size,
+        frames=None,
+        *,
+        kl_direction="old_new",
+    ):
+        self._kl_direction = kl_direction
         self._network = policy.network
         if frames is not None:  # then observations are indices of frames, [n, F]
             self._network = lambda theta, index: policy.network(theta, tf.gather(frames, index))
@@ -172,6 +211,19 @@ class ChunkedMeans:
             return total, tape.gradient(total, self._theta)
 
         return self._mean(of_chunk, self._batch, (self._zero, tf.zeros_like(self._theta)))
+
+    def penalized_gradient(self, theta, multiplier):
+        """Returns ∇(L − λ KL(old ‖ θ)) at any θ, λ a scalar."""
+
+        def of_chunk(chunk):
+            with tf.GradientTape() as tape:
+                tape.watch(theta)
+                parameters = self._network(theta, chunk["observations"])
+                total = self._surrogate_sum(parameters, chunk)
+                total -= multiplier * self._kl(parameters, chunk)[0]
+            return tape.gradient(total, theta)
+
+        return self._mean(of_chunk, self._batch, tf.zeros_like(theta))
 
     def evaluate(self, theta):
         """Returns the Evaluation at θ."""
@@ -231,13 +283,13 @@ class ChunkedMeans:
         return self._mean(of_chunk, self._fisher, tf.zeros_like(vector))
 
     def kl_hessian_product(self, vector):
-        """Returns the Hessian of the mean KL(old ‖ θ) at θ_old, times v."""
+        """Returns the Hessian of the mean KL at θ_old, times v."""
 
         def of_chunk(chunk):
             old = tf.stop_gradient(self._network(self._theta, chunk["observations"]))
             return curvature.hessian_vector_product(
                 lambda theta: _weighted_sum(
-                    self._family.kl(old, self._network(theta, chunk["observations"])), chunk
+                    self._kls(old, self._network(theta, chunk["observations"])), chunk
                 ),
                 self._theta,
                 vector,
@@ -293,8 +345,13 @@ class ChunkedMeans:
         return _weighted_sum(terms, chunk)
 
     def _kl(self, parameters, chunk):
-        kl = self._family.kl(chunk["old"], parameters)
+        kl = self._kls(chunk["old"], parameters)
         return _weighted_sum(kl, chunk), tf.reduce_max(kl)
+
+    def _kls(self, old, new):
+        """Returns the divergence of every state."""
+        pair = (old, new) if self._kl_direction == "old_new" else (new, old)
+        return self._family.kl(*pair)
 
     def _weight(self, batch):
         if "weights" in batch:

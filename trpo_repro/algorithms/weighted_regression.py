@@ -171,22 +171,28 @@ class WeightedRegression:
         self._compare = tf.function(compare, input_signature=[theta, theta, batch])
         self._loss = tf.function(self._loss_in_graph, input_signature=[theta, weighted])
 
+    def initial_memory(self) -> dict[str, np.ndarray]:
+        """Returns nothing: an update remembers nothing of the one before."""
+        return {}
+
     def __call__(
         self,
         theta: np.ndarray,
         batch: Mapping[str, np.ndarray],
         generator: np.random.Generator | None = None,
         kl_batch: Mapping[str, np.ndarray] | None = None,
-    ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Returns (θ', report by name); called as `policy_update.PolicyUpdate` is.
+        memory: Mapping[str, np.ndarray] | None = None,
+    ) -> tuple[np.ndarray, dict[str, Any], dict[str, np.ndarray]]:
+        """Returns (θ', report by name, {}); called as `policy_update.PolicyUpdate` is.
 
         Args:
           theta: [P], the parameters that the batch was sampled with.
           batch: `observations` [N, ...], `actions` [N, ...] and `advantages` [N].
           generator: not used: nothing is drawn.
           kl_batch: none; there is no constraint on KL.
+          memory: not used.
         """
-        del generator, kl_batch
+        del generator, kl_batch, memory
         fitted, outcome = theta, trust_region.Outcome.NOT_FINITE
         # LAPACK does not return from numbers that are not finite.
         if all(np.isfinite(array).all() for array in batch.values()):
@@ -195,7 +201,7 @@ class WeightedRegression:
             if np.isfinite(found).all():
                 fitted, outcome = found, trust_region.Outcome.ACCEPTED
         before, after, entropy = self._compare(theta, fitted, dict(batch))
-        return fitted, {
+        report = {
             "surrogate_before": before.surrogate.numpy(),
             "surrogate_after": after.surrogate.numpy(),
             "mean_kl": after.mean_kl.numpy(),
@@ -204,6 +210,7 @@ class WeightedRegression:
             "step_norm": np.linalg.norm(fitted - theta),
             "outcome": outcome,
         }
+        return fitted, report, {}
 
     def _weights(self, batch):
         """Returns the weights of the batch's actions, [N], that sum to 1."""

@@ -56,6 +56,20 @@ class ImportanceSampled:
         return tf.exp(log_ratio) * tf.cast(batch["advantages"], log_ratio.dtype)
 
 
+class Clipped(ImportanceSampled):
+    """PPO's min(r Â, clip(r, 1 − ε, 1 + ε) Â) with r = π_θ(a|s) / π_old(a|s) (Schulman et al.,
+    2017, eq. 7): a lower bound of eq. 14's term, to which it is equal where r is within ε of 1."""
+
+    def __init__(self, clip_range: float):
+        self._clip_range = clip_range
+
+    def __call__(self, family, old, new, batch):
+        ratio = tf.exp(self.log_probs(family, new, batch) - self.log_probs(family, old, batch))
+        advantages = tf.cast(batch["advantages"], ratio.dtype)
+        clipped = tf.clip_by_value(ratio, 1 - self._clip_range, 1 + self._clip_range)
+        return tf.minimum(ratio * advantages, clipped * advantages)
+
+
 class SelfNormalized:
     """Eq. 16: Σ_k wₖ Q̂ₖ / Σ_k wₖ with wₖ = π_θ(aₖ|s) / q(aₖ|s), K actions a state (eq. 66).
 

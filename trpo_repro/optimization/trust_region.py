@@ -50,6 +50,11 @@ class KLLimitSettings(
     readers=_family_with("a KL limit", lambda row: row.step is not StepRule.FIXED),
 ):
     kl_limit: float = setting(0.01, "Trust region size δ, in nats", above=0, at_most=10)
+    kl_direction: str = setting(
+        "old_new",
+        "Divergence that is limited: the paper's KL(old ‖ new), or KL(new ‖ old)",
+        choices=("old_new", "new_old"),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +81,11 @@ class LineSearchSettings(
     )
     max_backtracks: int = setting(
         15, "Times that the line search shrinks a refused step before it gives up", at_least=0
+    )
+    adapt_kl_limit: bool = setting(
+        False,
+        "Change δ by how well the linear model foretells the surrogate (Nocedal and Wright, "
+        "Algorithm 4.1)",
     )
 
 
@@ -116,6 +126,8 @@ class Method(KLLimitSettings, CurvatureSettings, LineSearchSettings, FixedStepSe
     constraint: Constraint = Constraint.MEAN_KL
     step: StepRule = StepRule.LINE_SEARCH
 
+
+LARGEST_GROWTH = 100.0  # of a δ that adapts, over the first
 
 METHODS: dict[str, Method] = {
     "trpo": Method(),
@@ -162,12 +174,14 @@ class Problem(NamedTuple):
 
 
 class Report(NamedTuple):
-    """Scalars about one step; see WORKSPACE.md, Metrics. KLs are those of the last candidate."""
+    """Scalars about one step; see WORKSPACE.md, Metrics. KLs are those of the last candidate; the
+    ratio is NaN where no step was accepted."""
 
     surrogate_before: tf.Tensor
     surrogate_after: tf.Tensor
     mean_kl: tf.Tensor
     max_kl: tf.Tensor
+    improvement_ratio: tf.Tensor
     gradient_norm: tf.Tensor
     step_norm: tf.Tensor
     cg_residual: tf.Tensor
@@ -176,22 +190,26 @@ class Report(NamedTuple):
 
 
 def trust_region_step(
-    theta: tf.Tensor, problem: Problem, method: Method
+    theta: tf.Tensor, problem: Problem, method: Method, kl_limit: tf.Tensor | None = None
 ) -> tuple[tf.Tensor, Report]:
     """Returns (θ', report): one maximizing step of `method` from θ (Sec. 6, App. C).
+
+    The limit δ is `kl_limit`, or the method's when None.
 
     Algorithm 1's exact step, made practical: the direction A⁻¹g by conjugate gradient, its length
     from the KL limit, and a search for a point that keeps surrogate and limit.
     """
+    if kl_limit is None:
+        kl_limit = tf.constant(method.kl_limit, theta.dtype)
     before, gradient = problem.gradient()
     gradient_finite = tf.reduce_all(tf.math.is_finite(gradient))
     gradient = tf.where(gradient_finite, gradient, tf.zeros_like(gradient))
     direction = _direction(problem, gradient, method)
-    step = _full_step(problem, direction, method)
+    step = _full_step(problem, direction, method, kl_limit)
     positive, finite = step.positive, step.finite & gradient_finite
     usable = positive & finite
     full_step = tf.where(usable, step.x, tf.zeros_like(step.x))
-    search = _search(theta, full_step, usable, before, problem, method)
+    search = _search(theta, full_step, usable, before, problem, method, kl_limit)
     at = search.evaluation
     if method.step is not StepRule.LINE_SEARCH:  # which refuses what is not finite
         finite &= tf.reduce_all(tf.math.is_finite(tf.stack(tf.nest.flatten(at))))
@@ -201,11 +219,13 @@ def trust_region_step(
     outcome = tf.where(finite, outcome, int(Outcome.NOT_FINITE))
     accepted = tf.equal(outcome, int(Outcome.ACCEPTED))
     theta_after = tf.where(accepted, search.theta, theta)
+    foretold = tf.tensordot(gradient, theta_after - theta, 1)
     report = Report(
         surrogate_before=before,
         surrogate_after=tf.where(accepted, at.surrogate, before),
         mean_kl=at.mean_kl,
         max_kl=at.max_kl,
+        improvement_ratio=(tf.where(accepted, at.surrogate, before) - before) / foretold,
         gradient_norm=tf.norm(gradient),
         step_norm=tf.norm(theta_after - theta),
         cg_residual=direction.residual,
@@ -213,6 +233,27 @@ def trust_region_step(
         outcome=outcome,
     )
     return theta_after, report
+
+
+def adapted_kl_limit(
+    kl_limit: float, improvement_ratio: float, *, at_limit: bool, largest: float
+) -> float:
+    """Returns the next δ: Nocedal and Wright (2006), Algorithm 4.1, for the radius sqrt(2δ).
+
+    The radius becomes a quarter where less than a quarter of the foretold improvement came, or
+    there was no step; it doubles where more than three quarters came of a step to the limit.
+
+    Args:
+      kl_limit: δ of the step.
+      improvement_ratio: actual over foretold improvement, ρ; NaN without a step.
+      at_limit: whether the step went to the limit.
+      largest: bound of δ.
+    """
+    if not improvement_ratio >= 0.25:
+        return kl_limit / 16
+    if improvement_ratio > 0.75 and at_limit:
+        return min(4 * kl_limit, largest)
+    return kl_limit
 
 
 class _Vector(NamedTuple):
@@ -237,7 +278,9 @@ def _direction(problem: Problem, gradient: tf.Tensor, method: Method) -> _Vector
     return _Vector(solution.x, solution.positive, finite, solution.relative_residual)
 
 
-def _full_step(problem: Problem, direction: _Vector, method: Method) -> _Vector:
+def _full_step(
+    problem: Problem, direction: _Vector, method: Method, kl_limit: tf.Tensor
+) -> _Vector:
     """Returns the direction at the length β = sqrt(2δ / sᵀAs) of App. C, or the fixed one."""
     x = direction.x
     if method.step is StepRule.FIXED:
@@ -245,7 +288,7 @@ def _full_step(problem: Problem, direction: _Vector, method: Method) -> _Vector:
     quadratic = problem.quadratic_kl(x)
     # A zero gradient leaves a zero direction: no step, and not a curvature failure.
     still = tf.reduce_all(tf.equal(x, 0))
-    ratio = tf.math.divide_no_nan(2 * tf.constant(method.kl_limit, x.dtype), quadratic)
+    ratio = tf.math.divide_no_nan(2 * kl_limit, quadratic)
     return direction._replace(
         x=tf.sqrt(tf.maximum(ratio, 0)) * x,
         positive=direction.positive & ((quadratic > 0) | still),
@@ -254,7 +297,7 @@ def _full_step(problem: Problem, direction: _Vector, method: Method) -> _Vector:
 
 
 def _search(
-    theta, step, usable, before, problem: Problem, method: Method
+    theta, step, usable, before, problem: Problem, method: Method, kl_limit
 ) -> line_search.LineSearchResult:
     """Returns the point that the step rule goes to; a step that is not usable ends at once."""
     if method.step is not StepRule.LINE_SEARCH:
@@ -263,7 +306,7 @@ def _search(
 
     def acceptable(at: Evaluation) -> tf.Tensor:
         kl = at.max_kl if method.constraint is Constraint.MAX_KL else at.mean_kl
-        return (at.surrogate > before) & (kl <= tf.constant(method.kl_limit, kl.dtype)) | ~usable
+        return (at.surrogate > before) & (kl <= kl_limit) | ~usable
 
     return line_search.backtracking_line_search(
         theta,

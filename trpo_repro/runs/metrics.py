@@ -33,6 +33,9 @@ COLUMNS = (
     "surrogate_after",
     "mean_kl",
     "max_kl",
+    "improvement_ratio",
+    "kl_limit",
+    "multiplier",
     "entropy",
     "gradient_norm",
     "step_norm",
@@ -55,9 +58,14 @@ class Writer:
           ValueError: the rows before are not there.
         """
         self._path = directory / "metrics.csv"
-        kept = read_rows(self._path)[1 : completed_iterations + 1]
+        head, *rows = read_rows(self._path) or [[]]
+        rows = [row for row in rows[:completed_iterations] if len(row) == len(head)]
+        # A run that is older than a column has no value of it.
+        kept = [
+            [dict(zip(head, row, strict=True)).get(name, "") for name in COLUMNS] for row in rows
+        ]
         expected = [str(i) for i in range(1, completed_iterations + 1)]
-        if [row[0] for row in kept if len(row) == len(COLUMNS)] != expected:
+        if [row[0] for row in kept] != expected:
             raise ValueError(f"{self._path} lacks rows of the {completed_iterations} iterations")
         write_rows(self._path, [COLUMNS, *kept])
         board = directory / "tensorboard"

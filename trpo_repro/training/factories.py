@@ -3,7 +3,7 @@
 import dataclasses
 
 from trpo_repro import environments, settings
-from trpo_repro.algorithms import policy_update, weighted_regression
+from trpo_repro.algorithms import gradient_ascent, policy_update, weighted_regression
 from trpo_repro.config import Config
 from trpo_repro.environments import adaptor
 from trpo_repro.estimation import baselines, estimators
@@ -110,10 +110,16 @@ def make_update(
     environment: environments.Environment,
     policy: policy_lib.Policy,
     estimator: estimators.Estimator,
-) -> policy_update.PolicyUpdate | weighted_regression.WeightedRegression:
+) -> (
+    policy_update.PolicyUpdate
+    | weighted_regression.WeightedRegression
+    | gradient_ascent.GradientAscent
+):
     """Returns the update of the configuration's algorithm."""
     if isinstance(config.method, weighted_regression.Method):
         return weighted_regression.WeightedRegression(policy, config.method)
+    if isinstance(config.method, gradient_ascent.Method):
+        return gradient_ascent.GradientAscent(policy, config.method)
     from_pixels = len(environment.observation_space.shape) == 3
     return policy_update.PolicyUpdate(
         policy,

@@ -24,6 +24,7 @@ class State:
       normalizer: normalizer of observations, or None.
       baseline: arrays of the value function.
       search: arrays of a black-box algorithm.
+      update: arrays that the policy's update remembers.
     """
 
     iteration: int
@@ -36,6 +37,7 @@ class State:
     normalizer: normalization.ObservationNormalizer | None
     baseline: Mapping[str, np.ndarray]
     search: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    update: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Returns everything that can be saved as named arrays, for a checkpoint."""
@@ -48,6 +50,7 @@ class State:
         groups: dict[str, Mapping[str, np.ndarray]] = {
             "baseline": self.baseline,
             "search": self.search,
+            "update": self.update,
         }
         if self.environment_states is not None and self.environment_states.can_save:
             groups["environment"] = self.environment_states.to_arrays()
@@ -83,4 +86,5 @@ class State:
             normalizer=normalization.ObservationNormalizer(**normalizer) if normalizer else None,
             baseline=group("baseline"),
             search=group("search"),
+            update=group("update"),
         )

@@ -60,6 +60,7 @@ class Trainer:
             recent_returns=np.zeros(0),
             normalizer=normalizer,
             baseline={} if self.baseline is None else self.baseline.initial_state(),
+            update=self._update.initial_memory(),
         )
 
     def iterate(self, state: State) -> tuple[State, dict[str, Any]]:
@@ -115,11 +116,12 @@ class Trainer:
             state.normalizer or np.asarray,
             key.generator(Purpose.BASELINE_FIT),
         )
-        theta, report = self._update(
+        theta, report, memory = self._update(
             state.theta,
             self._read(estimate.batch),
             key.generator(Purpose.FISHER_STATES),
             estimate.kl_batch and self._read(estimate.kl_batch),
+            state.update,
         )
         baseline, normalizer = estimate.baseline, state.normalizer
         if not _all_finite(baseline):
@@ -131,7 +133,12 @@ class Trainer:
             if not _all_finite(dataclasses.asdict(normalizer)):
                 self._complain("the observations' statistics are not finite", state)
                 normalizer = state.normalizer
-        learned = {"theta": theta, "baseline": baseline, "normalizer": normalizer}
+        learned = {
+            "theta": theta,
+            "baseline": baseline,
+            "normalizer": normalizer,
+            "update": memory,
+        }
         return learned, {**report, "explained_variance": estimate.explained_variance}
 
     def _episodes(self, state, sample, fresh) -> episodes_lib.Episodes:
