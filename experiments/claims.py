@@ -4,13 +4,14 @@ python experiments/claims.py --results=results --budget=medium
 
 Each claim is a function of the results that returns an estimate, its range and a verdict. The
 table is printed and written to RESULTS/claims.md. C1 to C13 are the paper's and the lectures'; Q1
-to Q3 are questions beside them. C1 to C7, C13 and the questions are judged by the runs of Figure 4
+to Q4 are questions beside them. C1 to C7, C13 and Q1 to Q3 are judged by the runs of Figure 4
 of the given budget: "final" is the mean reward per time step of the last tenth of the iterations,
 "learning speed" the mean over all iterations of the gain over the untrained policy, and ranges
 are 95% bootstrap intervals over seeds.
 """
 
 import dataclasses
+import itertools
 import json
 import pathlib
 import types
@@ -492,6 +493,34 @@ def the_direction_of_the_kl_does_not_matter(results: Results) -> Verdict:
     return _each(configs.ABLATION_TASKS, lambda task: _as_fast(results, task, "reversed_kl"))
 
 
+def each_part_lowers_the_variance(results: Results) -> Verdict:
+    """Q4: reward to go, a state baseline and a control variate each lower REINFORCE's variance.
+
+    Holds on a task where every estimator's variance is below that of the one before it, by 95%
+    intervals that do not overlap.
+    """
+    path = results.directory / "gradient_variance" / "gradient_variance.csv"
+    tasks = tables.grouped(tables.read_csv(path), ("task",))
+
+    def of_task(task):
+        rows = {row["estimator"]: row for row in tasks[(task,)]}
+        names = ("REINFORCE", "reward to go", "state baseline", "control variate")
+        texts, judgments = [], []
+        for before, after in itertools.pairwise(names):
+            first, second = rows[before], rows[after]
+            ratio = float(second["variance"]) / float(first["variance"])
+            texts.append(f"{after} ×{ratio:.2g}")
+            judgments.append(
+                _judged(
+                    float(second["variance_high"]) < float(first["variance_low"]),
+                    float(second["variance_low"]) > float(first["variance_high"]),
+                )
+            )
+        return Verdict(", ".join(texts), _all(judgments))
+
+    return _each([task for (task,) in tasks], of_task)
+
+
 CLAIMS: dict[str, Callable[[Results], Verdict]] = {
     "C1": trpo_is_best,
     "C2": natural_gradient_lacks_gaits,
@@ -509,6 +538,7 @@ CLAIMS: dict[str, Callable[[Results], Verdict]] = {
     "Q1": penalties_are_no_faster,
     "Q2": adapting_the_limit_is_no_faster,
     "Q3": the_direction_of_the_kl_does_not_matter,
+    "Q4": each_part_lowers_the_variance,
 }
 # The curves that a claim on learning is judged by: its tasks and algorithms.
 CURVES: dict[str, tuple[Iterable[str], tuple[str, ...]]] = {

@@ -127,6 +127,9 @@ UNITS: dict[str, Callable[[Plan], list[batch.Job]]] = {
     "surrogate_variance": lambda plan: plan.script(
         "surrogate_variance", ("vine/surrogate_variance.csv",), minutes=12
     ),
+    "gradient_variance": lambda plan: plan.script(
+        "gradient_variance", ("gradient_variance/gradient_variance.csv",), minutes=5
+    ),
     "swimmer_in_full": lambda plan: [
         *plan.figure4_until("swimmer/vine/*", None),
         *plan.figure4_until("swimmer/single_path/*", None),

@@ -107,14 +107,21 @@ def draw_tightness(tightness: dict[str, np.ndarray], path: pathlib.Path) -> None
 
 
 def draw_fields(path: pathlib.Path) -> None:
-    """Draws both gradient fields over (k, σ), and both ascents from one start."""
-    problem = natural_gradient.LinearGaussian()
+    """Draws both gradient fields over (k, σ), and both ascents from one start.
+
+    Once with states that scatter from the start, and once with all at 0, where noise alone excites
+    them: there the gradient's slope ∂σ/∂k grows as 1 / σ.
+    """
+    cases = {"s₀ ~ N(0, 1)": 1.0, "s₀ = 0": 0.0}
     k, sigma = np.meshgrid(np.linspace(-1.6, 0.05, 18), np.linspace(0.08, 1.0, 14))
     grid = np.stack([k, sigma], axis=-1)
     start = np.array([-0.1, 0.9])
-    canvas = figure.Figure(figsize=(10, 4.4), layout="constrained")
+    canvas = figure.Figure(figsize=(10, 8), layout="constrained")
+    grids = canvas.subplots(2, 2, sharex=True, sharey=True)
     fine = np.stack(np.meshgrid(np.linspace(-1.65, 0.08, 80), np.linspace(0.02, 1.05, 60)), -1)
-    for axes, natural in zip(canvas.subplots(1, 2, sharey=True), (False, True), strict=True):
+    panels = ((case, natural) for case in cases for natural in (False, True))
+    for axes, (case, natural) in zip(grids.flat, panels, strict=True):
+        problem = natural_gradient.LinearGaussian(initial_variance=cases[case])
         field = problem.natural_gradient(grid) if natural else problem.gradient(grid)
         field = field / np.linalg.norm(field, axis=-1, keepdims=True)
         axes.contour(
@@ -130,9 +137,13 @@ def draw_fields(path: pathlib.Path) -> None:
         name = "natural gradient" if natural else "gradient"
         axes.plot(path_of[:, 0], path_of[:, 1], color="C3", label="ascent, 150 steps of one length")
         axes.plot(*start, "o", color="C3")
-        axes.set(title=f"{name} field", xlabel="feedback gain k", xlim=(-1.65, 0.08))
-        axes.legend(loc="lower center", bbox_to_anchor=(0.5, -0.3), fontsize="small")
-    axes.figure.axes[0].set(ylabel="exploration σ", ylim=(0.0, 1.05))
+        axes.set(title=f"{name} field, {case}", xlim=(-1.65, 0.08), ylim=(0.0, 1.05))
+        axes.label_outer()
+    for axes in grids[:, 0]:
+        axes.set_ylabel("exploration σ")
+    for axes in grids[1]:
+        axes.set_xlabel("feedback gain k")
+    grids[0, 0].legend(loc="lower left", fontsize="small")
     canvas.supxlabel("arrows: direction only; gray: contours of η", fontsize=8)
     canvas.savefig(path, dpi=150)
 

@@ -24,6 +24,35 @@ def _run(code, directory):
     return result.stdout
 
 
+PAGES = ("README.md", "WORKSPACE.md", "docs/environments.md", "docs/derivation.md")
+
+
+@pytest.mark.parametrize("name", [*PAGES, "results/README.md"])
+def test_links_lead_to_files(name):
+    page = ROOT / name
+    for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
+        assert link.startswith("https://") or (page.parent / link).exists(), link
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_results_that_commands_read_are_there(name):
+    text = "\n".join(
+        re.findall(r"```(?:sh|python)\n(.*?)```", (ROOT / name).read_text(), re.DOTALL)
+    )
+    for path in re.findall(r"results/[\w./-]+", text):
+        assert (ROOT / path).exists(), path
+
+
+def test_what_the_derivation_names_is_there():
+    """Functions, classes and tests in code font; flags and files are checked elsewhere."""
+    names = set(re.findall(r"`([A-Za-z_]\w+)`", (ROOT / "docs/derivation.md").read_text()))
+    code = "\n".join(
+        path.read_text() for room in ("trpo_repro", "tests") for path in (ROOT / room).rglob("*.py")
+    )
+    defined = set(re.findall(r"^\s*(?:def|class) (\w+)", code, re.MULTILINE))
+    assert names - defined == {"METHODS", "improvement_ratio"}
+
+
 def test_readme_trains_loads_and_acts(tmp_path):
     """20 iterations of 2000 steps; the last line are the returns of ten episodes of 500 at most."""
     train, branches = _programs("README.md")

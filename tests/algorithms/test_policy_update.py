@@ -92,6 +92,41 @@ def test_the_other_direction_limits_the_other_divergence(kind):
     np.testing.assert_array_equal(first, second)
 
 
+def test_natural_gradient_is_the_compatible_least_squares_fit():
+    """w of the fit of Q̂ by wᵀ∇log π on the batch, against conjugate gradient's A⁻¹g with the
+    empirical Fisher matrix: the normal equations are A w = g."""
+    policy = policy_lib.multilayer_perceptron_policy(
+        gymnasium.spaces.Box(-np.inf, np.inf, (3,)),
+        gymnasium.spaces.Box(-1, 1, (2,)),
+        hidden_sizes=(),
+        activation="tanh",
+        seed=0,
+        output_scale=1.0,
+        dtype="float64",
+    )
+    theta = policy.network.initial_parameters()
+    rows = _rows(policy, theta, 60)
+    method = Method(
+        curvature=trust_region.Curvature.EMPIRICAL,
+        step=trust_region.StepRule.FIXED,
+        step_size=1.0,
+        fisher_fraction=1.0,
+        cg_iterations=30,
+    )
+    update = policy_update.PolicyUpdate(policy, surrogates.ImportanceSampled(), method)
+    after, _, _ = update(theta, rows, np.random.default_rng(0))
+    scores = []
+    for n in range(60):
+        at = tf.constant(theta)
+        with tf.GradientTape() as tape:
+            tape.watch(at)
+            parameters = policy.network(at, rows["observations"][n : n + 1])
+            log_prob = policy.family.log_prob(parameters, rows["actions"][n : n + 1])
+        scores.append(tape.gradient(log_prob, at).numpy())
+    fit = np.linalg.lstsq(np.array(scores), rows["advantages"].astype(float), rcond=None)[0]
+    np.testing.assert_allclose(after - theta, fit, atol=1e-8)
+
+
 def test_an_adapting_limit_is_remembered():
     """Three updates with their memory, against the rule by hand from the reports."""
     policy = _policy()

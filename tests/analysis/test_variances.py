@@ -1,10 +1,15 @@
 """Variance measurements: known answers, and the paper's expectations on small fast settings."""
 
+import dataclasses
+
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from experiments import common_random_numbers, surrogate_variance
+from experiments import common_random_numbers, gradient_variance, surrogate_variance
 from trpo_repro.analysis import intervals, variances
+from trpo_repro.randomness import Key
+from trpo_repro.sampling import single_path
 
 
 def test_statistics_of_known_samples():
@@ -25,6 +30,73 @@ def test_signal_to_noise_of_known_gradients():
     gradients = np.array([3.0, 4.0]) + np.random.default_rng(0).standard_normal((4000, 2))
     assert variances.gradient_signal_to_noise(gradients) == pytest.approx(12.5, rel=0.05)
     assert variances.gradient_variance(gradients) == pytest.approx(2.0, rel=0.05)
+
+
+@pytest.fixture(scope="module")
+def finite():
+    """A finite process, and each estimator's gradients from 2000 paths."""
+    problem = gradient_variance.finite_process()
+
+    def sample(theta, seed):
+        arguments = problem.environment, problem.policy, theta, Key(seed)
+        return single_path.sample_trajectories(*arguments, steps=problem.steps, states=2000)[0]
+
+    estimators = variances.PathEstimators(
+        problem.policy, problem.theta, problem.discount, sample(problem.theta, 1)
+    )
+    own, others = sample(problem.theta, 2), sample(problem.behavior, 3)
+    found = {
+        name: estimators.gradients(name, own)
+        for name in estimators.NAMES
+        if name != "importance sampled"
+    }
+    found["importance sampled"] = estimators.gradients(
+        "importance sampled", others, problem.behavior
+    )
+    return problem, found
+
+
+@pytest.mark.parametrize("name", variances.PathEstimators.NAMES)
+def test_path_estimators_have_the_exact_gradient_as_their_mean(finite, name):
+    """Every component within 4.5 standard errors; what 120 steps leave out is 0.9^120 = 3e-6."""
+    problem, found = finite
+    error = found[name].std(axis=0) / np.sqrt(len(found[name]))
+    assert (np.abs(found[name].mean(axis=0) - problem.exact) < 4.5 * error + 1e-9).all()
+
+
+def test_reward_to_go_and_a_baseline_lower_the_variance(finite):
+    """By factors of at least 5 and 1.2 on this process."""
+    _, found = finite
+    plain, to_go, baseline, control, other = (
+        variances.gradient_variance(found[name]) for name in variances.PathEstimators.NAMES
+    )
+    assert to_go < plain / 5
+    assert baseline < to_go / 1.2
+    assert control < 1.05 * baseline
+    assert other > to_go
+
+
+def test_a_path_counts_to_the_end_of_its_first_episode():
+    """By hand, on two paths of which one ends at the second step: Σ ψ_t γᵗ Σ_t' γ^(t'-t) r."""
+    problem = gradient_variance.finite_process()
+    arguments = problem.environment, problem.policy, problem.theta, Key(5)
+    paths, *_ = single_path.sample_trajectories(*arguments, steps=4, states=2)
+    terminated = np.zeros((4, 2), bool)
+    terminated[1, 0] = True
+    paths = dataclasses.replace(paths, terminated=terminated)
+    estimators = variances.PathEstimators(problem.policy, problem.theta, 0.9, paths)
+    found = estimators.gradients("reward to go", paths)
+    for b, length in ((0, 2), (1, 4)):
+        expected = np.zeros(len(problem.theta))
+        for t in range(length):
+            theta = tf.constant(problem.theta)
+            with tf.GradientTape() as tape:
+                tape.watch(theta)
+                parameters = problem.policy.network(theta, paths.observations[t, b][None])
+                log_prob = problem.policy.family.log_prob(parameters, paths.actions[t, b][None])
+            to_go = sum(0.9**i * paths.rewards[i, b] for i in range(t, length))
+            expected += tape.gradient(log_prob, theta).numpy() * to_go
+        np.testing.assert_allclose(found[b], expected, atol=1e-12)
 
 
 def test_bootstrap_interval_covers_the_mean():

@@ -15,6 +15,7 @@ from experiments import (
     common_random_numbers,
     configs,
     figure4,
+    gradient_variance,
     published_scores,
     surrogate_variance,
 )
@@ -95,6 +96,27 @@ def test_surrogate_variance_claim(tmp_path, vine, verdict):
     ]
     _write(tmp_path / "vine" / "surrogate_variance.csv", surrogate_variance.COLUMNS, rows)
     assert _judge(tmp_path)["C10"].verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("baseline", "verdict"), [(2.0, claims.HOLDS), (9.5, claims.UNKNOWN), (20.0, claims.FAILS)]
+)
+def test_gradient_variance_question(tmp_path, baseline, verdict):
+    """Of 100, 10, the state baseline's, and a tenth of that; intervals of ± 10%."""
+    values = {
+        "REINFORCE": 100.0,
+        "reward to go": 10.0,
+        "state baseline": baseline,
+        "control variate": baseline / 10,
+        "importance sampled": 500.0,
+    }
+    rows = [
+        {"task": "t", "estimator": name, **_interval("variance", value)}
+        for name, value in values.items()
+    ]
+    path = tmp_path / "gradient_variance" / "gradient_variance.csv"
+    _write(path, gradient_variance.COLUMNS, rows)
+    assert _judge(tmp_path)["Q4"].verdict == verdict
 
 
 # Final rewards per time step of the "medium" budget's curves, from an untrained 0, in a world

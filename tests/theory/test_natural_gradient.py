@@ -211,5 +211,19 @@ def test_both_ascents_climb_and_the_natural_one_gains_more_per_nat():
     assert gains[0] > gains[1]
 
 
+def test_without_noise_at_the_start_the_gradients_slope_grows_as_sigma_falls():
+    """All states begin at 0: η = σ² f(k), so that ∂σ/∂k along the gradient is 2f / (σ f'), and the
+    Fisher information of k is a constant: along the natural gradient it is in proportion to σ."""
+    problem = ng.LinearGaussian(initial_variance=0.0)
+    sigmas = np.array([1.0, 0.1, 0.01])
+    points = np.stack([np.full(3, -0.3), sigmas], axis=-1)
+    slopes = [
+        field[:, 1] / field[:, 0]
+        for field in (problem.gradient(points), problem.natural_gradient(points))
+    ]
+    np.testing.assert_allclose(slopes[0] * sigmas, slopes[0][0], rtol=1e-12)
+    np.testing.assert_allclose(slopes[1] / sigmas, slopes[1][0], rtol=1e-12)
+
+
 def test_unstable_gains_have_no_return():
     assert PROBLEM.expected_return(np.array([3.0, 1.0])) == -np.inf

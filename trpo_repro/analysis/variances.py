@@ -6,10 +6,10 @@ import numpy as np
 import tensorflow as tf
 
 from trpo_repro import environments
-from trpo_repro.estimation import surrogates
+from trpo_repro.estimation import baselines, returns, surrogates
 from trpo_repro.policies import policy as policy_lib
 from trpo_repro.randomness import Key
-from trpo_repro.sampling import vine
+from trpo_repro.sampling import single_path, vine
 
 
 def value_differences(
@@ -99,3 +99,152 @@ def gradient_signal_to_noise(gradients: np.ndarray) -> float:
     different = label.ravel()[:, None] != label.ravel()
     products = (gradients @ gradients.T)[different]
     return float(products.mean() / gradient_variance(gradients)) if len(products) else np.nan
+
+
+class PathEstimators:
+    """Estimators of ∇η from one path each, of which each leaves out some noise of the one before.
+
+    All are sums over a path's first episode of γᵗ ∇log π(a_t|s_t) times a weight:
+
+    - REINFORCE (Williams, 1992): the whole path's return, in place of γᵗ and the weight;
+    - reward to go: Q̂_t, the discounted rewards from t on;
+    - state baseline: Q̂_t − V(s_t);
+    - control variate: Q̂_t − V(s_t) − f(s_t, a_t), and the gradient of E_a f(s_t, a) beside it;
+    - importance sampled: reward to go on paths of another policy, times the path's ratio.
+
+    f is compatible with the action distribution: f(s, a) = ξ(s, a)ᵀ u(s), where ξ is the score in
+    the distribution's own parameters, so that E_a f = 0 and its gradient is Jᵀ M u. V is linear in
+    quadratic features φ(s), and u = W φ(s); both are fitted on paths of their own.
+    """
+
+    NAMES = (
+        "REINFORCE",
+        "reward to go",
+        "state baseline",
+        "control variate",
+        "importance sampled",
+    )
+
+    def __init__(
+        self,
+        policy: policy_lib.Policy,
+        theta: np.ndarray,
+        discount: float,
+        fitted_on: single_path.Trajectories,
+    ):
+        """Fits V and u.
+
+        Args:
+          policy: π.
+          theta: [P].
+          discount: γ.
+          fitted_on: fresh paths of π_θ, apart from those whose gradients are wanted.
+        """
+        self._policy = policy
+        self._theta = theta
+        self._discount = discount
+        observations = tf.TensorSpec([None, *policy.observation_shape], policy.observation_dtype)
+        actions = tf.TensorSpec(
+            [None, *policy.family.action_shape], dtype=policy.family.action_dtype
+        )
+        numbers = tf.TensorSpec([None], policy.network.dtype)
+        control = tf.TensorSpec([None, policy.family.parameter_size], policy.network.dtype)
+        self._gradient = tf.function(
+            self._gradient_in_graph, [observations, actions, numbers, numbers, control]
+        )
+        self._scores = tf.function(self._scores_in_graph, [observations, actions])
+        self._fit(fitted_on)
+
+    def gradients(
+        self,
+        name: str,
+        paths: single_path.Trajectories,
+        behavior: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Returns the estimates of B paths, [B, P].
+
+        Args:
+          name: one of NAMES.
+          paths: fresh paths; of π_θ, but for importance sampling.
+          behavior: [P] parameters of the policy whose paths they are, for importance sampling.
+        """
+        live, to_go = self._returns(paths)
+        steps = np.arange(len(live))[:, None]
+        factor, weight = live * self._discount**steps, to_go
+        control = np.zeros((*live.shape, self._policy.family.parameter_size))
+        if name == "REINFORCE":
+            factor, weight = live, np.broadcast_to(to_go[:1], to_go.shape)
+        if name in ("state baseline", "control variate"):
+            features = self._features(paths)
+            weight = to_go - features @ self._value_weights
+            if name == "control variate":
+                control = features @ self._control_weights
+        if name == "importance sampled":
+            assert behavior is not None
+            log_probs = [
+                self._log_probs(theta, paths).sum(axis=0, where=live > 0)
+                for theta in (self._theta, behavior)
+            ]
+            factor = factor * np.exp(log_probs[0] - log_probs[1])
+        dtype = self._policy.network.dtype.as_numpy_dtype
+        arrays = [array.astype(dtype) for array in (factor, weight, control)]
+        actions, observed = paths.actions, self._policy.cast(paths.observations)
+        return np.stack(
+            [
+                self._gradient(observed[:, b], actions[:, b], *(x[:, b] for x in arrays)).numpy()
+                for b in range(live.shape[1])
+            ]
+        )
+
+    def _returns(self, paths):
+        """Returns ([T, B] 1 in a path's first episode and 0 after it, [T, B] its reward to go)."""
+        ended = np.cumsum(paths.terminated | paths.truncated, axis=0)
+        live = np.vstack([np.ones_like(ended[:1]), ended[:-1] == 0]).astype(np.float64)
+        last = np.zeros(live.shape, bool)
+        last[-1] = True
+        return live, returns.discounted_sums(paths.rewards * live, last, self._discount)
+
+    def _features(self, paths):
+        shape = paths.rewards.shape
+        return baselines.quadratic_features(paths.flat_observations()).reshape(*shape, -1)
+
+    def _fit(self, paths):
+        live, to_go = self._returns(paths)
+        chosen = live.ravel() > 0
+        features = self._features(paths).reshape(chosen.size, -1)[chosen]
+        targets = to_go.ravel()[chosen]
+        self._value_weights = np.linalg.lstsq(features, targets, rcond=None)[0]
+        scores = self._scores(
+            self._policy.cast(paths.flat_observations()),
+            paths.actions.reshape(chosen.size, *self._policy.family.action_shape),
+        ).numpy()[chosen]
+        products = (features[:, :, None] * scores[:, None, :]).reshape(len(features), -1)
+        rest = targets - features @ self._value_weights
+        found = np.linalg.lstsq(products, rest, rcond=None)[0]
+        self._control_weights = found.reshape(features.shape[1], scores.shape[1])
+
+    def _log_probs(self, theta, paths):
+        shape = paths.rewards.shape
+        actions = paths.actions.reshape(-1, *self._policy.family.action_shape)
+        flat = self._policy.cast(paths.flat_observations())
+        return self._policy.log_prob(theta, flat, actions).reshape(shape)
+
+    def _scores_in_graph(self, observations, actions):
+        """Returns ξ, [n, D]."""
+        parameters = self._policy.network(tf.constant(self._theta), observations)
+        with tf.GradientTape() as tape:
+            tape.watch(parameters)
+            total = tf.reduce_sum(self._policy.family.log_prob(parameters, actions))
+        return tape.gradient(total, parameters)
+
+    def _gradient_in_graph(self, observations, actions, factor, weight, control):
+        """Returns Σ_t factor (ψ (weight − ξᵀu) + Jᵀ M u) of one path, [P], with ψ = Jᵀ ξ."""
+        theta = tf.constant(self._theta)
+        scores = self._scores_in_graph(observations, actions)
+        with tf.GradientTape() as tape:
+            tape.watch(theta)
+            parameters = self._policy.network(theta, observations)
+        rest = weight - tf.reduce_sum(scores * control, axis=-1)
+        exact = self._policy.family.fisher_product(parameters, control)
+        cotangent = factor[:, None] * (scores * rest[:, None] + exact)
+        return tape.gradient(parameters, theta, output_gradients=cotangent)
