@@ -64,7 +64,7 @@ def test_readme_trains_loads_and_acts(tmp_path):
     assert _run(branches, tmp_path / "again").startswith("(10, 4) 4000")
 
 
-@pytest.mark.parametrize("sampler", ["single_path", "vine"])
+@pytest.mark.parametrize("sampler", [pytest.param("single_path", marks=pytest.mark.slow), "vine"])
 def test_the_documented_class_trains(tmp_path, sampler):
     gymnasium_class, batch_class, _ = _programs("docs/environments.md")
     (tmp_path / "my_package.py").write_text(gymnasium_class)

@@ -1,6 +1,7 @@
 """RWR and REPS: weights and fits against closed forms and the constrained problem itself."""
 
 import dataclasses
+import itertools
 
 import gymnasium
 import numpy as np
@@ -256,25 +257,24 @@ def test_categorical_bandit():
 
 @pytest.mark.parametrize("name", ["rwr", "reps"])
 @pytest.mark.parametrize("hidden", [(), (4,)], ids=["linear", "hidden"])
-@pytest.mark.parametrize("array", ["advantages", "observations", "actions"])
-@pytest.mark.parametrize("number", [np.nan, np.inf, 1e30])
-def test_numbers_out_of_range_refuse_the_update(name, hidden, array, number):
-    """Or leave θ finite: nothing raises."""
+def test_numbers_out_of_range_refuse_the_update(name, hidden):
+    """Or leave θ finite: nothing raises, whichever array holds one."""
     policy = _policy(hidden=hidden)
     theta = policy.network.initial_parameters()
+    update = weighted_regression.WeightedRegression(policy, METHODS[name])
     generator = np.random.default_rng(0)
-    batch = {
-        "observations": generator.standard_normal((50, 1)),
-        "actions": generator.standard_normal((50, 1)),
-        "advantages": generator.standard_normal(50),
+    good = {
+        "observations": generator.standard_normal((50, 1)).astype(np.float32),
+        "actions": generator.standard_normal((50, 1)).astype(np.float32),
+        "advantages": generator.standard_normal(50).astype(np.float32),
     }
-    batch[array][7] = number
-    with np.errstate(all="ignore"):
-        batch = {key: value.astype(np.float32) for key, value in batch.items()}
-        update = weighted_regression.WeightedRegression(policy, METHODS[name])
-        fitted, report, _ = update(theta, batch)
-    assert np.isfinite(fitted).all()
-    if not np.isfinite(number):
-        assert report["outcome"] is trust_region.Outcome.NOT_FINITE
-    if report["outcome"] is trust_region.Outcome.NOT_FINITE:
-        np.testing.assert_array_equal(fitted, theta)
+    for array, number in itertools.product(good, (np.nan, np.inf, 1e30)):
+        batch = {key: value.copy() for key, value in good.items()}
+        batch[array][7] = number
+        with np.errstate(all="ignore"):
+            fitted, report, _ = update(theta, batch)
+        assert np.isfinite(fitted).all(), (array, number)
+        if not np.isfinite(number):
+            assert report["outcome"] is trust_region.Outcome.NOT_FINITE, (array, number)
+        if report["outcome"] is trust_region.Outcome.NOT_FINITE:
+            np.testing.assert_array_equal(fitted, theta)

@@ -97,7 +97,7 @@ def _wait_for_rows(directory, count, process):
 
 
 @pytest.mark.parametrize(
-    "name", ["SIGINT", pytest.param("SIGTERM", marks=pytest.mark.slow), "SIGKILL"]
+    "name", ["SIGINT", *(pytest.param(n, marks=pytest.mark.slow) for n in ("SIGTERM", "SIGKILL"))]
 )
 def test_stopped_and_resumed_run_is_the_uninterrupted_one(script, tmp_path, name):
     """Signals to a real process in the middle of a run; the first two save and exit 0."""

@@ -117,8 +117,7 @@ def test_branches_do_not_depend_on_how_many_run_together(monkeypatch, rows):
     assert count == steps == 5 * 3 * 6
 
 
-@pytest.mark.parametrize("separate", [False, True])
-@pytest.mark.parametrize("method", ["trpo", "empirical_fim"])
+@pytest.mark.parametrize(("separate", "method"), [(True, "trpo"), (False, "empirical_fim")])
 def test_update_from_indices_is_the_update_from_observations(separate, method):
     """The same graph fed with frames and indices, or with the stacks themselves; chunks of 16
     rows do not divide the 60, and the sums of both are the same."""
@@ -141,7 +140,7 @@ def test_update_from_indices_is_the_update_from_observations(separate, method):
         )
         fed = rows if stacked else {**rows, "observations": paths.flat_observations().stacked()}
         kl = {"observations": fed["observations"][10:50]} if separate else None
-        results.append(update(theta, fed, np.random.default_rng(0), kl))
+        results.append(update(theta, fed, np.random.default_rng(0), kl)[:2])
     (first, report), (second, other) = results
     np.testing.assert_array_equal(first, second)
     assert report["mean_kl"] == other["mean_kl"]

@@ -69,6 +69,7 @@ def test_in_process_is_the_same(tmp_path, config):
     )
 
 
+@pytest.mark.faults
 def test_a_killed_workers_task_runs_again(tmp_path, monkeypatch):
     """SIGKILL in the middle of a task; the run's metrics and parameters do not show it."""
     longer = dataclasses.replace(TINY, steps_per_iteration=1600, path_length=200, workers=2)
@@ -177,6 +178,7 @@ def test_resume_on_another_number_of_workers(tmp_path):
     np.testing.assert_array_equal(state.theta, whole[1]["theta"])
 
 
+@pytest.mark.faults
 def test_a_signal_stops_a_run_on_workers_and_it_goes_on(tmp_path):
     """Ray has a handler of SIGTERM of its own, which must not end the run without a word."""
     longer = dataclasses.replace(TINY, iterations=3)

@@ -76,7 +76,7 @@ def test_resumed_run_is_bit_identical_to_the_uninterrupted_one(tmp_path, config)
     runs.run(config, tmp_path / "whole", resume=False)
     shorter = dataclasses.replace(config, iterations=2)
     runs.run(shorter, tmp_path / "parts", resume=False)
-    for iterations in (3, 4):
+    for iterations in (3, 4) if config is FULL else (4,):
         longer = dataclasses.replace(config, iterations=iterations)
         runs.run(longer, tmp_path / "parts", resume=True)
     _assert_same_run(tmp_path / "whole", tmp_path / "parts")
@@ -215,7 +215,7 @@ def test_unwritable_directory_is_an_os_error(tmp_path):
     ("change", "message"),
     [
         ({"task": "hoper"}, "unknown task 'hoper'; known: cartpole"),
-        ({"algorithm": "ppo"}, "unknown algorithm 'ppo'; known: trpo"),
+        ({"algorithm": "sac"}, "unknown algorithm 'sac'; known: trpo"),
         ({"steps_per_iteration": 0}, "steps_per_iteration=0 is not allowed: must be at least 1"),
         ({"iterations": -1}, "iterations=-1 is not allowed: must be at least 1"),
         ({"path_length": 401}, "steps_per_iteration=400 is not allowed: must be at least one path"),
