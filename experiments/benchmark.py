@@ -139,7 +139,7 @@ def plot(runs: Sequence[batch.Run], out: pathlib.Path) -> list[pathlib.Path]:
     panels: dict[str, dict[str, list[pathlib.Path]]] = {}
     for (task, setting), found in begun.items():
         if setting not in configs.GAE_ABLATION:
-            panels.setdefault(task, {})[f"TRPO, {setting}"] = [run.directory for run in found]
+            panels.setdefault(task, {})[setting] = [run.directory for run in found]
     directory = out / "benchmark"
     directory.mkdir(parents=True, exist_ok=True)
     written = [out / "gymnasium.png"]
