@@ -4,7 +4,7 @@
 
 Runs in an environment of its own (requirements-peers.txt) on one thread and imports nothing of this
 project. --out gets metrics.csv, a row a batch, with the wall-clock seconds of training, and
-config.json with 100 evaluation episodes of the final policy and the versions. Without --out it
+peer.json with 100 evaluation episodes of the final policy and the versions. Without --out it
 prints the training steps a second.
 """
 
@@ -117,7 +117,7 @@ def main():
         "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
     }
     flags.out.mkdir(parents=True, exist_ok=True)
-    (flags.out / "config.json").write_text(json.dumps(record, indent=2, default=float) + "\n")
+    (flags.out / "peer.json").write_text(json.dumps(record, indent=2, default=float) + "\n")
     # Last, and at once: it tells that the run is done.
     unfinished = flags.out / "metrics.csv.tmp"
     with unfinished.open("w", newline="") as file:

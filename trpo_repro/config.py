@@ -26,7 +26,8 @@ class RunSettings(Group, title="Run"):
     task: str = setting(
         "swimmer",
         f"Task: cartpole, {', '.join(mujoco.TASKS)}, an Atari game by the name of its ROM, such as "
-        "pong, or an environment of Gymnasium, such as Pendulum-v1 or my_package:MyEnv-v0",
+        "pong, an environment of Gymnasium, such as Pendulum-v1 or my_package:MyEnv-v0, or a class "
+        "of your own by its path, such as my_batches.Line",
     )
     algorithm: str = setting("trpo", "Algorithm", choices=ALGORITHMS)
     sampler: str = setting("single_path", "Sampler", choices=("single_path", "vine"))
@@ -141,7 +142,7 @@ class Config(
 
     @property
     def is_gymnasium(self) -> bool:
-        """Whether the task is not built in."""
+        """Whether the task is an environment that Gymnasium makes."""
         return environments.is_gymnasium(self.task)
 
     @property

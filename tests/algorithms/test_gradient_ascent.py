@@ -137,7 +137,8 @@ def test_ratios_end_where_they_are_clipped():
 
 
 def test_the_multiplier_follows_the_violation():
-    """Far above the target λ grows by exp(κ); far below it falls by as much; the cut is 1."""
+    """Far above the target λ grows by exp(κ), where the violation is cut; far below it falls by as
+    much; and between by what the violation is."""
     policy = _policy(gymnasium.spaces.Box(-1, 1, (1,)))
     theta = policy.network.initial_parameters()
     rows = _rows(policy, theta)
@@ -147,6 +148,11 @@ def test_the_multiplier_follows_the_violation():
         _, report, memory = update(theta, rows, memory={"multiplier": np.array(3.0)})
         assert report["multiplier"] == 3.0
         assert memory["multiplier"] == pytest.approx(3 * factor, rel=1e-6)
+    near = float(report["mean_kl"]) / 1.3
+    method = dataclasses.replace(METHODS["adaptive_penalty"], kl_target=near)
+    between = gradient_ascent.GradientAscent(policy, method)
+    _, _, memory = between(theta, rows, memory={"multiplier": np.array(3.0)})
+    assert memory["multiplier"] == pytest.approx(3 * np.exp(0.5 * 0.3), rel=1e-6)
     again = update(theta, rows, memory=update.initial_memory())
     assert again[1]["multiplier"] == 1.0
     np.testing.assert_array_equal(again[0], update(theta, rows)[0])  # Adam begins anew

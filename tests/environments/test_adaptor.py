@@ -88,6 +88,11 @@ def test_processes_change_no_number():
         np.testing.assert_array_equal(one, other)
 
 
+def test_a_class_that_cannot_be_made_is_one_line():
+    with pytest.raises(ValueError, match=r"task toys\.Broken: .* missing 1 required positional"):
+        environments.make("toys.Broken")
+
+
 def test_a_process_that_has_ended_is_one_line():
     environment = environments.make("CartPole-v1", env_processes=True)
     states = environment.initial(2, np.random.default_rng(0))
@@ -169,7 +174,7 @@ def test_faults_are_one_line(caplog):
         ({"task": "Nope-v0"}, "unknown task 'Nope-v0'; known: cartpole"),
         ({"task": "no_such_module:A-v0"}, "No module named 'no_such_module'"),
         ({"task": "no_such_module.A"}, "task no_such_module.A: No module named 'no_such_module'"),
-        ({"task": "toys.Lost"}, "task toys.Lost: module 'toys' has no attribute 'Lost'"),
+        ({"task": "toys.Lost"}, "task toys.Lost: AttributeError: module 'toys' has no attribute"),
         ({"task": "toys.np"}, "task toys.np is not allowed: must be a class of environments"),
         ({"workers": 1}, "workers=1 is not allowed: must be 0 for tasks that are not built in"),
         ({"env_kwargs": "{"}, "env_kwargs={ is not allowed: must be JSON"),

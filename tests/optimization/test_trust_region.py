@@ -103,20 +103,21 @@ def test_improvement_ratio_is_actual_over_foretold():
 
 
 @pytest.mark.parametrize(
-    ("ratio", "at_limit", "expected"),
+    ("limit", "outcome", "ratio", "expected"),
     [
-        (0.9, True, 0.04),  # twice the radius
-        (0.9, False, 0.01),  # the limit did not bind
-        (0.5, True, 0.01),
-        (0.2, True, 0.01 / 16),  # a quarter of the radius
-        (np.nan, False, 0.01 / 16),
+        (0.01, Outcome.ACCEPTED, 0.9, 0.04),  # twice the radius
+        (0.01, Outcome.ACCEPTED, 0.5, 0.01),
+        (0.01, Outcome.ACCEPTED, 0.2, 0.01 / 16),  # a quarter of the radius
+        (0.01, Outcome.LINE_SEARCH_FAILED, np.nan, 0.01 / 16),
+        (0.01, Outcome.NOT_FINITE, np.nan, 0.01),
+        (0.01, Outcome.NONPOSITIVE_CURVATURE, np.nan, 0.01),
+        (0.5, Outcome.ACCEPTED, 0.9, 1.0),
+        (0.0002, Outcome.ACCEPTED, 0.1, 0.0001),
     ],
 )
-def test_the_limit_adapts_as_nocedal_and_wright_say(ratio, at_limit, expected):
-    adapted = trust_region.adapted_kl_limit(0.01, ratio, at_limit=at_limit, largest=1.0)
+def test_the_limit_adapts_as_nocedal_and_wright_say(limit, outcome, ratio, expected):
+    adapted = trust_region.adapted_kl_limit(limit, outcome, ratio, first=0.01)
     assert adapted == pytest.approx(expected)
-    bounded = trust_region.adapted_kl_limit(0.01, 0.9, at_limit=True, largest=0.02)
-    assert bounded == 0.02
 
 
 def test_damping_is_added_to_the_matrix():

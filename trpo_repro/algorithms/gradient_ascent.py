@@ -46,7 +46,9 @@ class PenaltySettings(
 @dataclasses.dataclass(frozen=True)
 class DualSettings(Group, title="Dual ascent", readers=algorithms("adaptive_penalty")):
     kl_target: float = setting(0.01, "Mean KL that the multiplier aims at, in nats", above=0)
-    dual_rate: float = setting(0.5, "Rate κ of log λ ← log λ + κ (KL − target) / target", above=0)
+    dual_rate: float = setting(
+        0.5, "Rate κ of log λ ← log λ + κ min((KL − target) / target, 1)", above=0
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,22 +86,24 @@ class GradientAscent:
         policy: policy_lib.Policy,
         method: Method,
         *,
-        surrogate: surrogates.Surrogate | None = None,
         optimizer: keras.optimizers.Optimizer | None = None,
+        chunk_size: int = chunks.CHUNK_SIZE,
     ):
         """Builds the graph.
 
         Args:
           policy: policy whose parameters are updated.
           method: method of the family.
-          surrogate: objective without its penalty; eq. 14, clipped or not, when None.
           optimizer: of the gradient steps, begun anew in each update; Adam when None.
+          chunk_size: states that the graph holds activations of at one time.
         """
         self._policy = policy
         self._method = method
+        self._chunk_size = chunk_size
         clipped = method.objective is Objective.CLIPPED
-        own = surrogates.Clipped(method.clip_range) if clipped else surrogates.ImportanceSampled()
-        self._surrogate = surrogate or own
+        self._surrogate: surrogates.Surrogate = surrogates.ImportanceSampled()
+        if clipped:
+            self._surrogate = surrogates.Clipped(method.clip_range)
         # Scratch of one update: every call writes it first and reads it last.
         self._theta = keras.Variable(
             policy.network.initial_parameters(), dtype=policy.network.dtype.name, name="theta"
@@ -157,14 +161,15 @@ class GradientAscent:
         self._theta.assign(theta)
         before, after, gradient_norm, entropy = self._climb(theta, dict(batch), multiplier)
         found = self._theta.numpy()
-        numbers = [before.surrogate, *after, gradient_norm]
         outcome, kept = trust_region.Outcome.ACCEPTED, dict(memory)
-        if not (np.isfinite(found).all() and np.isfinite(numbers).all()):
-            found, outcome = theta, trust_region.Outcome.NOT_FINITE
-        elif kept:
-            target = self._method.kl_target
-            violation = np.clip(float(after.mean_kl) / target - 1, -1, 1)
+        usable = np.isfinite([before.surrogate, gradient_norm]).all()
+        if kept and usable:
+            # A KL that is not finite is the largest violation.
+            kl = np.nan_to_num(float(after.mean_kl), nan=np.inf)
+            violation = min(kl / self._method.kl_target - 1, 1.0)
             kept = {"multiplier": np.array(multiplier * np.exp(self._method.dual_rate * violation))}
+        if not (usable and np.isfinite(found).all() and np.isfinite([*after]).all()):
+            found, outcome, after = theta, trust_region.Outcome.NOT_FINITE, before
         return (
             found,
             {
@@ -183,7 +188,7 @@ class GradientAscent:
 
     def _climb_in_graph(self, theta, batch, multiplier):
         means = policy_update.ChunkedMeans(
-            self._policy, self._surrogate, theta, batch, None, batch, chunks.CHUNK_SIZE
+            self._policy, self._surrogate, theta, batch, None, batch, self._chunk_size
         )
         before, (_, gradient) = means.evaluate(theta), means.gradient()
 

@@ -129,9 +129,9 @@ class PolicyUpdate:
             values["kl_limit"] = kl_limit
             adapted = trust_region.adapted_kl_limit(
                 kl_limit,
+                values["outcome"],
                 float(values["improvement_ratio"]),
-                at_limit=values["backtracks"] == 0,
-                largest=trust_region.LARGEST_GROWTH * self._method.kl_limit,
+                self._method.kl_limit,
             )
             kept = {"kl_limit": np.array(adapted)}
         return after.numpy(), values, kept

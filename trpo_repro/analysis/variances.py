@@ -102,7 +102,8 @@ def gradient_signal_to_noise(gradients: np.ndarray) -> float:
 
 
 class PathEstimators:
-    """Estimators of ∇η from one path each, of which each leaves out some noise of the one before.
+    """Estimators of ∇η from one path each; of the first four each is meant to lower the noise of
+    the one before.
 
     All are sums over a path's first episode of γᵗ ∇log π(a_t|s_t) times a weight:
 
@@ -110,7 +111,8 @@ class PathEstimators:
     - reward to go: Q̂_t, the discounted rewards from t on;
     - state baseline: Q̂_t − V(s_t);
     - control variate: Q̂_t − V(s_t) − f(s_t, a_t), and the gradient of E_a f(s_t, a) beside it;
-    - importance sampled: reward to go on paths of another policy, times the path's ratio.
+    - importance sampled: reward to go on paths of another policy, times the ratio of the whole
+      path.
 
     f is compatible with the action distribution: f(s, a) = ξ(s, a)ᵀ u(s), where ξ is the score in
     the distribution's own parameters, so that E_a f = 0 and its gradient is Jᵀ M u. V is linear in

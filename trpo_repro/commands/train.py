@@ -199,8 +199,8 @@ def main(_):
     except (ValueError, *LOSSES) as error:
         cli.refuse(str(error))
     except OSError as error:
-        name = error.filename
-        if name and not pathlib.Path(name).resolve().is_relative_to(directory.resolve()):
+        place, whole = pathlib.Path(error.filename or directory).resolve(), directory.resolve()
+        if not (place.is_relative_to(whole) or whole.is_relative_to(place)):
             cli.refuse(str(error))
         cli.refuse(f"--out={directory} cannot be written: {error.strerror or error}")
     if state is not None and state.iteration:

@@ -67,8 +67,10 @@ def _class(path: str) -> Callable[[], Environment]:
     module, _, name = path.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"task {path}: {error}") from None
+    except ModuleNotFoundError as error:
+        raise ValueError(f"task {path}: {error}; is it on PYTHONPATH?") from None
+    except Exception as error:  # of the module's own code
+        raise ValueError(f"task {path}: {type(error).__name__}: {error}") from error
     if not callable(found):
         raise ValueError(f"task {path} is not allowed: must be a class of environments")
     return found
@@ -108,7 +110,10 @@ def make(
     if name in mujoco.TASKS:
         return mujoco.Mujoco(name, threads=threads)
     if is_own(name):
-        environment = _class(name)()
+        try:
+            environment = _class(name)()
+        except TypeError as error:  # a method or an argument is missing
+            raise ValueError(f"task {name}: {error}") from error
         if not isinstance(environment, Environment):
             raise ValueError(f"task {name} is not allowed: must be a class of environments")
         return environment

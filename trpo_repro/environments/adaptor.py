@@ -28,7 +28,7 @@ _PROBE_STEPS = 20  # steps by which a copy is compared with its original
 class GymnasiumSettings(
     Group,
     title="Gymnasium environments",
-    readers=Readers("tasks that are not built in", lambda config: config.is_gymnasium),
+    readers=Readers("environments that Gymnasium makes", lambda config: config.is_gymnasium),
 ):
     env_kwargs: str = setting(
         "{}", 'Arguments of gymnasium.make, in JSON, such as {"gravity": 9.0}'

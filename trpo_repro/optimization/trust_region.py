@@ -50,11 +50,6 @@ class KLLimitSettings(
     readers=_family_with("a KL limit", lambda row: row.step is not StepRule.FIXED),
 ):
     kl_limit: float = setting(0.01, "Trust region size δ, in nats", above=0, at_most=10)
-    kl_direction: str = setting(
-        "old_new",
-        "Divergence that is limited: the paper's KL(old ‖ new), or KL(new ‖ old)",
-        choices=("old_new", "new_old"),
-    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +76,11 @@ class LineSearchSettings(
     )
     max_backtracks: int = setting(
         15, "Times that the line search shrinks a refused step before it gives up", at_least=0
+    )
+    kl_direction: str = setting(
+        "old_new",
+        "Divergence that the line search limits: the paper's KL(old ‖ new), or KL(new ‖ old)",
+        choices=("old_new", "new_old"),
     )
     adapt_kl_limit: bool = setting(
         False,
@@ -127,7 +127,7 @@ class Method(KLLimitSettings, CurvatureSettings, LineSearchSettings, FixedStepSe
     step: StepRule = StepRule.LINE_SEARCH
 
 
-LARGEST_GROWTH = 100.0  # of a δ that adapts, over the first
+ADAPTED_RANGE = 100.0  # a δ that adapts stays within this factor of the first, both ways
 
 METHODS: dict[str, Method] = {
     "trpo": Method(),
@@ -236,23 +236,27 @@ def trust_region_step(
 
 
 def adapted_kl_limit(
-    kl_limit: float, improvement_ratio: float, *, at_limit: bool, largest: float
+    kl_limit: float, outcome: Outcome, improvement_ratio: float, first: float
 ) -> float:
     """Returns the next δ: Nocedal and Wright (2006), Algorithm 4.1, for the radius sqrt(2δ).
 
-    The radius becomes a quarter where less than a quarter of the foretold improvement came, or
-    there was no step; it doubles where more than three quarters came of a step to the limit.
+    The radius becomes a quarter where the line search failed, or less than a quarter of the
+    improvement came that was foretold; it doubles where more than three quarters came. The
+    algorithm asks besides that the step went to the limit, as the line search's first candidate
+    always does by the model of the KL: that the KL itself is a hair above δ, and the step shorter,
+    says nothing against a larger one. What has no step for another reason says nothing of the
+    radius.
 
     Args:
       kl_limit: δ of the step.
+      outcome: what became of it.
       improvement_ratio: actual over foretold improvement, ρ; NaN without a step.
-      at_limit: whether the step went to the limit.
-      largest: bound of δ.
+      first: δ of the first step; the next stays within ADAPTED_RANGE of it.
     """
-    if not improvement_ratio >= 0.25:
-        return kl_limit / 16
-    if improvement_ratio > 0.75 and at_limit:
-        return min(4 * kl_limit, largest)
+    if outcome is Outcome.LINE_SEARCH_FAILED or improvement_ratio < 0.25:
+        return max(kl_limit / 16, first / ADAPTED_RANGE)
+    if improvement_ratio > 0.75:
+        return min(4 * kl_limit, first * ADAPTED_RANGE)
     return kl_limit
 
 

@@ -55,11 +55,13 @@ class Writer:
         """Opens the files; rows after `completed_iterations` are dropped, to be made again.
 
         Raises:
-          ValueError: the rows before are not there.
+          ValueError: the rows before are not there, or have columns that are not known.
         """
         self._path = directory / "metrics.csv"
         head, *rows = read_rows(self._path) or [[]]
         rows = [row for row in rows[:completed_iterations] if len(row) == len(head)]
+        if unknown := sorted(set(head) - set(COLUMNS)):
+            raise ValueError(f"{self._path} has columns that this version does not know: {unknown}")
         # A run that is older than a column has no value of it.
         kept = [
             [dict(zip(head, row, strict=True)).get(name, "") for name in COLUMNS] for row in rows

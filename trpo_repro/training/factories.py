@@ -116,11 +116,12 @@ def make_update(
     | gradient_ascent.GradientAscent
 ):
     """Returns the update of the configuration's algorithm."""
+    from_pixels = len(environment.observation_space.shape) == 3
+    chunk_size = PIXEL_CHUNK_SIZE if from_pixels else chunks.CHUNK_SIZE
     if isinstance(config.method, weighted_regression.Method):
         return weighted_regression.WeightedRegression(policy, config.method)
     if isinstance(config.method, gradient_ascent.Method):
-        return gradient_ascent.GradientAscent(policy, config.method)
-    from_pixels = len(environment.observation_space.shape) == 3
+        return gradient_ascent.GradientAscent(policy, config.method, chunk_size=chunk_size)
     return policy_update.PolicyUpdate(
         policy,
         estimator.surrogate,
@@ -128,7 +129,7 @@ def make_update(
         separate_kl_states=estimator.separate_kl_states,
         weighted_states=config.state_weighting == "discounted",
         stacked_frames=environment.frame_stack > 1,
-        chunk_size=PIXEL_CHUNK_SIZE if from_pixels else chunks.CHUNK_SIZE,
+        chunk_size=chunk_size,
     )
 
 
