@@ -283,12 +283,16 @@ def gymnasium_runs() -> dict[tuple[str, str], tuple[Config, range]]:
     return runs
 
 
-# Films in results/films: name → run.
+# Films in results/films, each below 1 MB: name → run and steps.
 FILMS = {
-    "cartpole": "cartpole/vine/seed_1",
-    "swimmer": "swimmer/vine/seed_1",
-    "hopper": "Hopper-v5/gae/seed_1",
-    "pong": "atari/pong/single_path/seed_1",
+    "cartpole": ("cartpole/vine/seed_1", 400),
+    "swimmer": ("swimmer/vine/seed_1", 400),
+    "hopper": ("Hopper-v5/gae/seed_1", 280),
+    "walker2d": ("Walker2d-v5/gae/seed_1", 240),
+    "half_cheetah": ("HalfCheetah-v5/gae/seed_1", 240),
+    "pendulum": ("Pendulum-v1/gae/seed_1", 200),
+    "acrobot": ("Acrobot-v1/gae/seed_1", 120),
+    "pong": ("atari/pong/single_path/seed_1", 400),
 }
 
 SWIMMER_DISCOUNTS = (0.99, 0.995, 0.9999)

@@ -275,12 +275,13 @@ def _films_section(out: pathlib.Path) -> list[str]:
     found = [name for name in configs.FILMS if (out / "films" / f"{name}.gif").exists()]
     if not found:
         return []
-    flags = "--training --steps=400"
-    commands = [
-        f"python experiments/watch.py --run=results/{configs.FILMS[name]} {flags} "
-        f"--out=results/films/{name}.gif"
-        for name in found
-    ]
+    commands = []
+    for name in found:
+        run, steps = configs.FILMS[name]
+        commands.append(
+            f"python experiments/watch.py --run=results/{run} --training --steps={steps} "
+            f"--out=results/films/{name}.gif"
+        )
     films = [f"![{name}](films/{name}.gif)" for name in found]
     return ["## Films", "", *films, "", "```sh", *commands, "```", ""]
 

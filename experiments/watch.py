@@ -33,7 +33,7 @@ TRAINING = flags.DEFINE_bool(
     "training", False, "Show the policy before, after half of, and after all training."
 )
 TEXT_HEIGHT = 32  # pixels
-COLORS = 48  # of a GIF
+COLORS = 32  # of a GIF
 
 
 @dataclasses.dataclass(frozen=True)
