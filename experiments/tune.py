@@ -53,10 +53,6 @@ SPACE: dict[str, tuple[float, float, bool] | list[Any]] = {
 
 
 def main(_):
-    try:
-        import optuna
-    except ImportError:
-        cli.refuse("Optuna is not installed: make install-tune")
     seeds = [int(seed) for seed in SEEDS.value if seed.isdigit()]
     if len(seeds) < len(SEEDS.value) or not seeds:
         cli.refuse(f"--seeds={','.join(SEEDS.value)} is not allowed: must be like 11,12")
@@ -64,6 +60,10 @@ def main(_):
         for task in TASKS.value:
             environments.check_task(task)
         starts = [presets.preset("gae", task) for task in TASKS.value]
+    try:
+        import optuna
+    except ImportError:
+        cli.refuse("Optuna is not installed: make install-tune")
     out = cli.output_directory("runs/tune")
     # Every trial traces its graphs anew, as it must.
     logging.getLogger("tensorflow").setLevel("ERROR")
@@ -87,7 +87,14 @@ def main(_):
         runs = [_Run(dataclasses.replace(start, seed=seed)) for start in starts for seed in seeds]
         for run in runs:
             run.advance(STEPS.value)
-        reference = [max(run.gain, 1e-6) for run in runs]
+        reference = [run.gain for run in runs]
+        named = [start.task for start in starts for _ in seeds]
+        for task, gain in zip(named, reference, strict=True):
+            if not gain > 0:
+                cli.refuse(
+                    f"the preset gains nothing on {task} in --steps={STEPS.value}: there is no "
+                    "unit to measure by; give more steps"
+                )
         study.set_user_attr("reference", reference)
         print(f"the preset gains {', '.join(f'{gain:.4g}' for gain in reference)}", flush=True)
 
