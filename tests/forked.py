@@ -1,4 +1,4 @@
-"""Scripts in copies of a process that has imported TensorFlow, which takes seconds each time."""
+"""Programs in copies of a process that has imported TensorFlow, which takes seconds each time."""
 
 import multiprocessing
 import os
@@ -20,19 +20,38 @@ def run(directory, name, *arguments):
       name: of the script, without `.py`.
       *arguments: of its command line.
     """
-    command = [f"experiments/{name}.py", *arguments]
+    command = [str(ROOT / f"experiments/{name}.py"), *arguments]
+    return _finished(directory, _script, command)
+
+
+def run_code(directory, code):
+    """Returns what a program did in a process of its own, in a directory."""
+    return _finished(directory, _program, code)
+
+
+def _finished(directory, target, command):
     texts = [directory / "stdout", directory / "stderr"]
-    process = _FORKS.Process(target=_main, args=(command, *texts))
+    process = _FORKS.Process(target=_main, args=(target, directory, command, *texts))
     process.start()
     process.join()
     found = [text.read_text() for text in texts]
     return subprocess.CompletedProcess(command, process.exitcode, *found)
 
 
-def _main(command, *texts):
+def _main(target, directory, command, *texts):
     for number, text in enumerate(texts, start=1):
         os.dup2(os.open(text, os.O_WRONLY | os.O_CREAT), number)
+    target(directory, command)
+
+
+def _script(_, command):
     os.chdir(ROOT)
     sys.argv = list(command)
     sys.path.insert(0, str(ROOT / "experiments"))
     runpy.run_path(command[0], run_name="__main__")
+
+
+def _program(directory, code):
+    os.chdir(directory)
+    sys.path.insert(0, str(directory))
+    exec(compile(code, "program", "exec"), {"__name__": "__main__"})

@@ -2,9 +2,8 @@
 
 import pathlib
 import re
-import subprocess
-import sys
 
+import forked
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -17,9 +16,7 @@ def _programs(name):
 
 def _run(code, directory):
     (directory / "results").symlink_to(ROOT / "results")
-    result = subprocess.run(
-        [sys.executable, "-c", code], cwd=directory, capture_output=True, text=True, check=False
-    )
+    result = forked.run_code(directory, code)
     assert result.returncode == 0, result.stderr
     return result.stdout
 

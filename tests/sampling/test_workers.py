@@ -120,6 +120,7 @@ def test_one_thread_and_all_cores_compute_the_same_bits():
     np.testing.assert_array_equal(logits(None, trainer.policy, theta), there)
 
 
+@pytest.mark.slow
 def test_workers_on_a_running_cluster(tmp_path):
     """The script joins this test's own cluster by its address."""
     here = final(TINY, tmp_path / "here")
@@ -148,23 +149,18 @@ def test_a_task_that_kills_every_worker_is_an_error(monkeypatch):
     pool.close()
 
 
-def test_an_error_in_a_task_is_raised_here():
+def test_results_are_in_the_order_of_the_tasks_and_an_error_is_raised_here():
     def bad(environment, policy, theta):
         raise ValueError("what is wrong")
 
-    pool = workers.RayWorkers(lambda _: (None, None), None, 1)
-    with pytest.raises(ValueError, match="what is wrong"):
-        pool.map(np.zeros(1), [bad])
-    pool.close()
-
-
-def test_results_are_in_the_order_of_the_tasks():
     def task(seconds):
         return lambda environment, policy, theta: time.sleep(seconds) or (seconds, theta.sum())
 
     pool = workers.RayWorkers(lambda _: (None, None), None, 2)
     waits = [0.3, 0.0, 0.1, 0.0]
     assert pool.map(np.ones(3), [task(wait) for wait in waits]) == [(w, 3.0) for w in waits]
+    with pytest.raises(ValueError, match="what is wrong"):
+        pool.map(np.zeros(1), [bad])
     pool.close()
 
 

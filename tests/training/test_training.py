@@ -83,10 +83,17 @@ def test_resumed_run_is_bit_identical_to_the_uninterrupted_one(tmp_path, config)
     assert len(_rows(tmp_path / "whole")["iteration"]) == 4
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The uninterrupted run of FULL."""
+    directory = tmp_path_factory.mktemp("whole")
+    runs.run(FULL, directory)
+    return directory
+
+
 @pytest.mark.parametrize("moment", ["sampling", "writing metrics", "saving"])
-def test_ctrl_c_anywhere_loses_nothing(tmp_path, monkeypatch, moment):
+def test_ctrl_c_anywhere_loses_nothing(tmp_path, monkeypatch, moment, whole):
     """An interrupt in the third iteration, wherever it strikes; then --resume."""
-    runs.run(FULL, tmp_path / "whole", resume=False)
     owner, name = {
         "sampling": (single_path, "sample_trajectories"),
         "writing metrics": (metrics.Writer, "write"),
@@ -107,17 +114,16 @@ def test_ctrl_c_anywhere_loses_nothing(tmp_path, monkeypatch, moment):
     monkeypatch.undo()
     assert stopped.iteration == (3 if moment == "saving" else 2)
     runs.run(FULL, tmp_path / "stopped", resume=True)
-    _assert_same_run(tmp_path / "whole", tmp_path / "stopped")
+    _assert_same_run(whole, tmp_path / "stopped")
 
 
-def test_rows_written_after_the_last_checkpoint_are_made_again(tmp_path):
+def test_rows_written_after_the_last_checkpoint_are_made_again(tmp_path, whole):
     """As after SIGKILL between the row and the checkpoint, in the middle of a row too."""
-    runs.run(FULL, tmp_path / "whole", resume=False)
     runs.run(dataclasses.replace(FULL, iterations=2), tmp_path / "killed", resume=False)
     with (tmp_path / "killed" / "metrics.csv").open("a") as file:
         file.write("3,1200,50" + ",0" * (len(metrics.COLUMNS) - 3) + "\n4,16")
     runs.run(FULL, tmp_path / "killed", resume=True)
-    _assert_same_run(tmp_path / "whole", tmp_path / "killed")
+    _assert_same_run(whole, tmp_path / "killed")
 
 
 def test_lost_rows_of_metrics_are_an_error(tmp_path):
