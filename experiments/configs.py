@@ -34,11 +34,12 @@ SWEPT = {
     "ascent_rate": "rate",
 }
 
+_RATES = (0.003, 0.01, 0.03)  # of the gradient steps of penalties and PPO
+
 # The paper gives no settings of the methods that it compares with. The natural gradient's step
 # size is swept in factors of three (Sec. 8.1); so is, a choice, the one free scale of each other
 # method. What is not swept: CEM's elite fraction and noise are of Szita and Lőrincz (2006), the
 # population is as many episodes as a single-path iteration has in Table 2.
-_RATES = (0.003, 0.01, 0.03)
 ALGORITHMS: dict[str, Algorithm] = {
     "vine": Algorithm("vine", {"sampler": "vine"}),
     "single_path": Algorithm("single path", {}),

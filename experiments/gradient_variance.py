@@ -117,10 +117,8 @@ def measure(problem: Problem, paths: int) -> list[dict]:
     own, others = sample(problem.theta, 2), sample(problem.behavior, 3)
     rows = []
     for name in estimators.NAMES:
-        if name == "importance sampled":
-            found = estimators.gradients(name, others, problem.behavior)
-        else:
-            found = estimators.gradients(name, own)
+        paths_of = others if name == "importance sampled" else own
+        found = estimators.gradients(name, paths_of, problem.behavior)
         generator = np.random.default_rng(0)
         variance = intervals.of_statistic(variances.gradient_variance, found, generator)
         snr = intervals.of_statistic(variances.gradient_signal_to_noise, found, generator)

@@ -45,14 +45,10 @@ def finite():
         problem.policy, problem.theta, problem.discount, sample(problem.theta, 1)
     )
     own, others = sample(problem.theta, 2), sample(problem.behavior, 3)
-    found = {
-        name: estimators.gradients(name, own)
-        for name in estimators.NAMES
-        if name != "importance sampled"
-    }
-    found["importance sampled"] = estimators.gradients(
-        "importance sampled", others, problem.behavior
-    )
+    found = {}
+    for name in estimators.NAMES:
+        paths = others if name == "importance sampled" else own
+        found[name] = estimators.gradients(name, paths, problem.behavior)
     return problem, found
 
 

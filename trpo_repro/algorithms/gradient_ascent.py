@@ -190,7 +190,10 @@ class GradientAscent:
         means = policy_update.ChunkedMeans(
             self._policy, self._surrogate, theta, batch, None, batch, self._chunk_size
         )
-        before, (_, gradient) = means.evaluate(theta), means.gradient()
+        surrogate, gradient = means.gradient()
+        before = trust_region.Evaluation(
+            surrogate, tf.zeros_like(surrogate), tf.zeros_like(surrogate)
+        )
 
         def step(i):
             here = tf.convert_to_tensor(self._theta.value)
