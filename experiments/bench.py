@@ -21,7 +21,6 @@ import numpy as np
 from absl import flags
 from mujoco import rollout as mujoco_rollout
 
-from experiments import configs
 from trpo_repro import config as config_lib
 from trpo_repro import environments, presets, training
 from trpo_repro.algorithms import policy_update
@@ -49,12 +48,14 @@ REPEATS = 3
 def main(_):
     if MEMORY_OF.value:
         task, _, steps = MEMORY_OF.value.partition(":")
-        if task not in mujoco_environments.TASKS or not steps.isdigit() or int(steps) < PATHS:
+        known = task in mujoco_environments.TASKS or environments.is_atari(task)
+        if not known or not steps.isdigit() or int(steps) < PATHS:
             cli.refuse(
                 f"--memory_of={MEMORY_OF.value} is not allowed: must be TASK:STEPS, a task of "
-                f"MuJoCo and at least {PATHS} steps"
+                f"MuJoCo or an Atari game and at least {PATHS} steps"
             )
-        print(_peak_memory(task, int(steps)))
+        with cli.refused_errors():
+            print(_peak_memory(task, int(steps)))
         return
     if "mujoco" in SECTION.value:
         _mujoco()
@@ -386,7 +387,7 @@ def _stored_bytes_per_step() -> int:
 def _peak_memory(task: str, steps: int) -> int:
     """Returns this process's peak resident bytes after one iteration of a task."""
     config = presets.preset("paper", task)
-    if task in configs.GAMES:
+    if environments.is_atari(task):
         config = _atari_config(task)
     trainer = training.Trainer(dataclasses.replace(config, steps_per_iteration=steps))
     trainer.iterate(trainer.initial_state())

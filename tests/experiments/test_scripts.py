@@ -65,6 +65,7 @@ RUN = "results/swimmer/vine/seed_1"
         ("common_random_numbers", ["--crn_repeats=1"], "crn_repeats"),
         ("surrogate_variance", ["--gradients=2"], "gradients"),
         ("bench", ["--memory_of=Hopper-v5"], "must be TASK:STEPS"),
+        ("bench", ["--memory_of=pong:1000"], "must be a divisor of the 1 paths"),
         ("tune", ["--seeds=a"], "--seeds=a is not allowed: must be like 11,12"),
         ("tune", ["--tasks=hoper"], "unknown task 'hoper'"),
         ("tune", ["--tasks=pong"], "preset=gae is not allowed with Atari games"),
@@ -86,3 +87,8 @@ RUN = "results/swimmer/vine/seed_1"
 )
 def test_bad_input_is_one_line(script, name, arguments, message):
     assert_refused(script(name, *arguments), message)
+
+
+def test_bench_measures_memory(script):
+    measured = script("bench", "--memory_of=Hopper-v5:1000")
+    assert int(measured.stdout) > 2**28  # TensorFlow alone
