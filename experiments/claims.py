@@ -4,10 +4,10 @@ python experiments/claims.py --results=results --budget=medium
 
 Each claim is a function of the results that returns an estimate, its range and a verdict. The
 table is printed and written to RESULTS/claims.md. C1 to C13 are the paper's and the lectures'; Q1
-to Q4 are questions beside them. C1 to C7, C13 and Q1 to Q3 are judged by the runs of Figure 4
-of the given budget: "final" is the mean reward per time step of the last tenth of the iterations,
-"learning speed" the mean over all iterations of the gain over the untrained policy, and ranges
-are 95% bootstrap intervals over seeds.
+to Q6 are questions beside them. C1 to C7, C13, Q1 to Q3, Q5 and Q6 are judged by the runs of
+Figure 4 of the given budget: "final" is the mean reward per time step of the last tenth of the
+iterations, "learning speed" the mean over all iterations of the gain over the untrained policy,
+and ranges are 95% bootstrap intervals over seeds.
 """
 
 import dataclasses
@@ -498,6 +498,47 @@ def the_direction_of_the_kl_does_not_matter(results: Results) -> Verdict:
     return _each(configs.ABLATION_TASKS, lambda task: _as_fast(results, task, "reversed_kl"))
 
 
+def two_products_are_enough(results: Results) -> Verdict:
+    """Q5: two products of conjugate gradient are as good as ten.
+
+    On cart-pole and swimmer: not slower by a fifth. On other tasks: worth at least four fifths as
+    much on fresh batches (`experiments/kfac.py`).
+    """
+    return _as_good_as_ten_products(results, "cg_2", damping="", products="2")
+
+
+def kfac_needs_no_products(results: Results) -> Verdict:
+    """Q6: K-FAC's own direction is as good as ten products of conjugate gradient.
+
+    Judged as Q5 is.
+    """
+    return _as_good_as_ten_products(results, "kfac_1", damping="0.01", products="1")
+
+
+def _as_good_as_ten_products(
+    results: Results, algorithm: str, *, damping: str, products: str
+) -> Verdict:
+    """Judges a way to the direction, by its curves where there are some."""
+    gains = {
+        row["task"]: intervals.Interval(
+            *(float(row[f"fresh_gain{end}"]) for end in ("", "_low", "_high"))
+        )
+        for row in tables.read_csv(results.directory / "kfac" / "kfac.csv")
+        if (row["damping"], row["products"]) == (damping, products)
+    }
+
+    def of_task(task):
+        if task in configs.ABLATION_TASKS:
+            relative = _relative_speed(results, task, algorithm)
+            verdict = _judged(relative.above(-SIMILAR), relative.below(-SIMILAR))
+            return Verdict(f"relative speed {_percent(relative)}", verdict)
+        gain = gains[task]
+        verdict = _judged(gain.above(1 - SIMILAR), gain.below(1 - SIMILAR))
+        return Verdict(f"worth {gain} of ten products", verdict)
+
+    return _each(gains, of_task)
+
+
 def each_part_lowers_the_variance(results: Results) -> Verdict:
     """Q4: reward to go, a state baseline and a control variate each lower REINFORCE's variance.
 
@@ -542,6 +583,8 @@ CLAIMS: dict[str, Callable[[Results], Verdict]] = {
     "Q2": adapting_the_limit_is_no_faster,
     "Q3": the_direction_of_the_kl_does_not_matter,
     "Q4": each_part_lowers_the_variance,
+    "Q5": two_products_are_enough,
+    "Q6": kfac_needs_no_products,
 }
 # The curves that a claim on learning is judged by: its tasks and algorithms.
 CURVES: dict[str, tuple[Iterable[str], tuple[str, ...]]] = {
@@ -559,6 +602,8 @@ CURVES: dict[str, tuple[Iterable[str], tuple[str, ...]]] = {
     ),
     "Q2": (configs.ABLATION_TASKS, ("single_path", "adaptive_limit")),
     "Q3": (configs.ABLATION_TASKS, ("single_path", "reversed_kl")),
+    "Q5": (configs.ABLATION_TASKS, ("single_path", "cg_2")),
+    "Q6": (configs.ABLATION_TASKS, ("single_path", "kfac_1")),
 }
 
 

@@ -78,6 +78,10 @@ ALGORITHMS: dict[str, Algorithm] = {
     "ppo": Algorithm("PPO", {"algorithm": "ppo"}, ("ascent_rate", _RATES)),
     "adaptive_limit": Algorithm("δ that adapts", {"adapt_kl_limit": True}),
     "reversed_kl": Algorithm("KL(new ‖ old)", {"kl_direction": "new_old"}),
+    # Another way to the step's direction: questions Q5 and Q6.
+    "cg_2": Algorithm("k = 2 products", {"cg_iterations": 2}),
+    "kfac_1": Algorithm("K-FAC's direction", {"preconditioner": "kfac", "cg_iterations": 1}),
+    "kfac_10": Algorithm("k = 10 products, with K-FAC", {"preconditioner": "kfac"}),
 }
 
 # Table 1, by the names of the ROMs.
@@ -108,7 +112,16 @@ ABLATIONS = (
     "cg_5",
     "cg_20",
 )
-SOLVERS = ("fixed_penalty", "adaptive_penalty", "ppo", "adaptive_limit", "reversed_kl")
+SOLVERS = (
+    "fixed_penalty",
+    "adaptive_penalty",
+    "ppo",
+    "adaptive_limit",
+    "reversed_kl",
+    "cg_2",
+    "kfac_1",
+    "kfac_10",
+)
 ABLATION_TASKS = ("cartpole", "swimmer")
 ABLATIONS_OF: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(ABLATION_TASKS, (*ABLATIONS, *SOLVERS)),

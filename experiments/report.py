@@ -121,7 +121,7 @@ def _summary(
     lines = [
         f"**Of the {len(papers)} claims, {counts[claims.HOLDS]} hold here, "
         f"{counts[claims.FAILS]} do not, and {counts[claims.UNKNOWN]} lack data so far** "
-        f"([how each is judged, with its numbers]({out}/claims.md)). Q1 to Q4 are questions beside "
+        f"([how each is judged, with its numbers]({out}/claims.md)). Q1 to Q6 are questions beside "
         "them.",
         "",
         f"![Figure 4: learning curves]({out}/figure4_{budget}_iteration.png)",
@@ -302,13 +302,15 @@ def _theory_section(out: pathlib.Path) -> list[str]:
             "gradient_variance/gradient_variance.csv",
             "gradient_variance.py --out=results/gradient_variance",
         ),
+        ("kfac/kfac.csv", "kfac.py --out=results/kfac"),
+        ("kfac/kfac.md", "kfac.py --out=results/kfac"),
     ):
         if (out / path).exists():
             name = pathlib.Path(path).stem.replace("_", " ")
             lines.append(f"| {name} | [{path}]({path}) | `python experiments/{command}` |")
     pictures = [
         path.relative_to(out)
-        for folder in ("theory", "vine", "gradient_variance")
+        for folder in ("theory", "vine", "gradient_variance", "kfac")
         for path in sorted((out / folder).glob("*.png"))
     ]
     lines += ["", *(f"![{path.stem}]({path})" for path in pictures), ""]

@@ -52,6 +52,7 @@ class Config(
     normalization.NormalizationSettings,
     trust_region.KLLimitSettings,
     trust_region.CurvatureSettings,
+    trust_region.KroneckerSettings,
     trust_region.LineSearchSettings,
     trust_region.FixedStepSettings,
     trust_region.StateWeightingSettings,

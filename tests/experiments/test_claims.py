@@ -16,6 +16,7 @@ from experiments import (
     configs,
     figure4,
     gradient_variance,
+    kfac,
     published_scores,
     surrogate_variance,
 )
@@ -129,7 +130,7 @@ WORLD = {
 }
 
 
-def _world(results, *, seeds=5, missing=(), finals=None, slow=(), falls=("truncated",)):
+def _world(results, *, seeds=5, missing=(), finals=None, slow=(), falls=("truncated",), worth=1.0):
     """Writes runs that rise linearly to their final value in half of the iterations.
 
     Args:
@@ -139,7 +140,14 @@ def _world(results, *, seeds=5, missing=(), finals=None, slow=(), falls=("trunca
       finals: (task, algorithm) → final value, in place of WORLD's.
       slow: algorithms that need all of the iterations, besides max KL.
       falls: beginnings of the names of algorithms that lose all gain in one update.
+      worth: what steps with K-FAC, or of few products, are worth on Hopper.
     """
+    rows = [
+        {"task": task, "damping": damping, "products": k, **_interval("fresh_gain", worth)}
+        for task in (*configs.ABLATION_TASKS, "hopper")
+        for damping, k in (("", 2), (0.01, 1))
+    ]
+    _write(results / "kfac" / "kfac.csv", kfac.COLUMNS, rows)
     for _ in range(2):  # the first round of sweeps decides the second
         for run in sorted(figure4.planned("medium", results), key=lambda run: run.wanted):
             if run.config.seed > seeds or run.task in missing or run.setting in missing:
@@ -167,7 +175,7 @@ def _write_curve(run, curve):
     (run.directory / "config.json").write_text(json.dumps(record))
 
 
-LEARNING = ("C1", "C2", "C3", "C4", "C5", "C6", "C7", "Q1", "Q2", "Q3")
+LEARNING = ("C1", "C2", "C3", "C4", "C5", "C6", "C7", "Q1", "Q2", "Q3", "Q5", "Q6")
 
 
 def test_a_world_where_every_claim_holds(tmp_path):
@@ -195,6 +203,10 @@ def test_a_world_where_every_claim_holds(tmp_path):
         ("Q1", {"finals": {("swimmer", "ppo"): 0.2}}),
         ("Q2", {"finals": {("swimmer", "adaptive_limit"): 0.2}}),
         ("Q3", {"finals": {("swimmer", "reversed_kl"): 0.05}}),
+        ("Q5", {"finals": {("swimmer", "cg_2"): 0.05}}),
+        ("Q5", {"worth": 0.6}),
+        ("Q6", {"finals": {("swimmer", "kfac_1"): 0.05}}),
+        ("Q6", {"worth": 0.6}),
     ],
 )
 def test_each_claim_can_fail(tmp_path, claim, changes):

@@ -130,3 +130,46 @@ def test_a_product_that_becomes_infinite_is_reported():
     solution = solve(tf.constant([1.0, 1.0], tf.float64))
     assert not bool(solution.finite)
     assert np.isfinite(solution.x.numpy()).all()
+
+
+def _preconditioned(matrix, b, iterations, inverse):
+    inverse = tf.constant(inverse)
+    return _solve(matrix, b, iterations, preconditioner=lambda v: tf.linalg.matvec(inverse, v))
+
+
+def test_preconditioned_by_the_matrix_itself_one_product_is_enough():
+    matrix, b = _spd(30, 1e4, 2), np.random.default_rng(2).standard_normal(30)
+    solution = _preconditioned(matrix, b, 5, np.linalg.inv(matrix))
+    assert int(solution.iterations) <= 2  # the residual of the first is rounding
+    expected = np.linalg.solve(matrix, b)
+    np.testing.assert_allclose(solution.x, expected, atol=1e-8 * np.linalg.norm(expected))
+
+
+def test_preconditioned_first_iterate_is_the_best_multiple_of_the_solved_right_side():
+    """α K⁻¹b with α = (bᵀK⁻¹b) / ((K⁻¹b)ᵀA K⁻¹b), the least of ½xᵀAx − bᵀx along K⁻¹b."""
+    matrix, near = _spd(10, 50.0, 3), _spd(10, 20.0, 4)
+    b = np.random.default_rng(3).standard_normal(10)
+    direction = np.linalg.solve(near, b)
+    expected = direction * (b @ direction) / (direction @ matrix @ direction)
+    solution = _preconditioned(matrix, b, 1, np.linalg.inv(near))
+    np.testing.assert_allclose(solution.x, expected, rtol=1e-10)
+
+
+def test_preconditioned_iterates_are_the_plain_ones_of_the_split_system():
+    """CG on L⁻¹A L⁻ᵀ y = L⁻¹b, K = LLᵀ, x = L⁻ᵀy: the textbook's equivalence, at every k."""
+    matrix, near = _spd(12, 200.0, 5), _spd(12, 30.0, 6)
+    b = np.random.default_rng(5).standard_normal(12)
+    root = np.linalg.inv(np.linalg.cholesky(near))
+    for k in (1, 2, 4, 7):
+        split = _solve(root @ matrix @ root.T, root @ b, k).x.numpy()
+        found = _preconditioned(matrix, b, k, np.linalg.inv(near)).x
+        np.testing.assert_allclose(found, root.T @ split, rtol=1e-8, atol=1e-10)
+
+
+def test_a_multiple_of_the_preconditioner_changes_nothing():
+    matrix, near = _spd(12, 200.0, 5), _spd(12, 30.0, 6)
+    b = np.random.default_rng(5).standard_normal(12)
+    for k in (1, 3, 6):
+        first = _preconditioned(matrix, b, k, np.linalg.inv(near)).x
+        second = _preconditioned(matrix, b, k, 1e3 * np.linalg.inv(near)).x
+        np.testing.assert_allclose(second, first, rtol=1e-10)

@@ -65,6 +65,15 @@ def test_fisher_product_is_the_hessian_of_the_kl(family):
     np.testing.assert_allclose(columns.numpy(), hessian, atol=1e-10)
 
 
+def test_fisher_root_times_its_transpose_is_the_fisher_matrix(family):
+    parameters = _parameters(family, 4, 0)
+    root = family.fisher_root(parameters)
+    matrix = tf.matmul(root, root, transpose_b=True).numpy()
+    for i, unit in enumerate(np.eye(family.parameter_size)):
+        column = family.fisher_product(parameters, tf.ones_like(parameters) * unit)
+        np.testing.assert_allclose(matrix[..., i], column, atol=1e-12)
+
+
 def test_samples_have_the_densitys_probabilities(family):
     """E[π(a)^-1 1{a in A}] = |A| for discrete families; standardized moments for the normal."""
     parameters = _parameters(family, 1, 0)

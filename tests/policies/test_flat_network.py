@@ -26,6 +26,25 @@ def test_order_is_by_path_and_the_network_is_the_model():
     np.testing.assert_array_equal(network(theta, x), model(x))
 
 
+def test_taps_are_what_layers_take_and_give():
+    """At θ, not at the model's own weights; and differentiable."""
+    network = flat_network.FlatNetwork(_model())
+    theta = tf.constant(2 * network.initial_parameters())
+    x = np.random.default_rng(0).standard_normal((5, 3)).astype(np.float32)
+    with tf.GradientTape() as tape:
+        tape.watch(theta)
+        outputs, taps = network.taps(theta, x)
+    np.testing.assert_array_equal(outputs, network(theta, x))
+    np.testing.assert_array_equal(taps["z_first"][0], x)
+    np.testing.assert_array_equal(taps["z_first"][1], taps["a_last"][0])
+    np.testing.assert_array_equal(taps["a_last"][1], outputs)
+    assert [layer.name for layer in network.layers] == ["z_first", "a_last"]
+    kernel = network.unflatten(theta)[network.variable_names.index("a_last/kernel")]
+    gradient = tape.gradient(outputs, taps["a_last"][0])
+    expected = tf.reduce_sum(kernel, axis=1)[None].numpy().repeat(5, axis=0)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-6)
+
+
 def test_flatten_inverts_unflatten_and_leaves_the_model_alone():
     model = _model()
     network = flat_network.FlatNetwork(model)

@@ -115,10 +115,12 @@ def test_convolutions_see_the_frames_as_channels_of_numbers_up_to_1():
     weights = dict(zip(policy.network.variable_names, policy.network.unflatten(theta), strict=True))
     kernel = weights["convolution_0/kernel"].numpy()  # [4, 4, frame, filter]
     patch = frames[0, :, 2:6, 4:8] / 255  # of output row 1, column 2
-    expected = np.tanh(np.einsum("fhw,hwfo->o", patch, kernel))
+    expected = np.einsum("fhw,hwfo->o", patch, kernel)
     model = policy.network._model
     first = keras.Model(model.inputs, model.get_layer("convolution_0").output)
     np.testing.assert_allclose(first([frames])[0, 1, 2], expected, atol=1e-6)
+    (following,) = model.get_layer("convolution_0")._outbound_nodes
+    assert following.operation.activation is keras.activations.tanh
 
 
 def test_fisher_products_through_convolutions_equal_the_dense_matrix():

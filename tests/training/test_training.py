@@ -50,7 +50,7 @@ VINE = dataclasses.replace(
 CEM = dataclasses.replace(TINY, algorithm="cem", population=6, episodes_per_candidate=2)
 CMA = dataclasses.replace(TINY, algorithm="cma", population=6)
 PENALTY = dataclasses.replace(TINY, algorithm="adaptive_penalty", ascent_steps=5)
-ADAPTING = dataclasses.replace(TINY, adapt_kl_limit=True)
+ADAPTING = dataclasses.replace(TINY, adapt_kl_limit=True, preconditioner="kfac", cg_iterations=2)
 RWR = dataclasses.replace(TINY, algorithm="rwr", regression_steps=5)
 
 
@@ -70,7 +70,7 @@ def _assert_same_run(first, second):
 @pytest.mark.parametrize(
     "config",
     [TINY, FULL, VINE, CEM, CMA, RWR, PENALTY, ADAPTING],
-    ids=["paper", "gae", "vine", "cem", "cma", "rwr", "penalty", "adapting"],
+    ids=["paper", "gae", "vine", "cem", "cma", "rwr", "penalty", "adapting and kfac"],
 )
 def test_resumed_run_is_bit_identical_to_the_uninterrupted_one(tmp_path, config):
     runs.run(config, tmp_path / "whole", resume=False)

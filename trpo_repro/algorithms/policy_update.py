@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from trpo_repro.estimation import surrogates
 from trpo_repro.optimization import chunks, curvature, trust_region
+from trpo_repro.policies import kronecker
 from trpo_repro.policies import policy as policy_lib
 
 
@@ -58,6 +59,10 @@ class PolicyUpdate:
         batch = {**states, **surrogate.batch_specs(policy.family)}
         self._state_names = tuple(states)
         self.array_names = tuple(batch)
+        self._kronecker = None
+        if method.preconditioner == "kfac":
+            self._kronecker = kronecker.KroneckerFactors(policy)
+        scalar = tf.TensorSpec([], policy.network.dtype)
         self._step = tf.function(
             self._step_in_graph,
             input_signature=[
@@ -66,15 +71,20 @@ class PolicyUpdate:
                 states,
                 batch if method.curvature is trust_region.Curvature.EMPIRICAL else states,
                 store,
-                tf.TensorSpec([], policy.network.dtype, "kl_limit"),
+                scalar,
+                {name: tf.TensorSpec(zero.shape, zero.dtype) for name, zero in self._zeros.items()},
+                scalar,
             ],
         )
 
     def initial_memory(self) -> dict[str, np.ndarray]:
-        """Returns what the first update remembers: δ, where it changes."""
-        if not self._method.adapt_kl_limit:
-            return {}
-        return {"kl_limit": np.array(self._method.kl_limit)}
+        """Returns what the first update remembers: δ, where it changes, and K-FAC's factors."""
+        memory: dict[str, np.ndarray] = {}
+        if self._method.adapt_kl_limit:
+            memory["kl_limit"] = np.array(self._method.kl_limit)
+        if self._kronecker:
+            memory.update(self._zeros, updates=np.array(0))
+        return memory
 
     def __call__(
         self,
@@ -118,14 +128,19 @@ class PolicyUpdate:
         chosen = self._choose(len(source["observations"]), generator)
         fisher = {name: array[chosen] for name, array in source.items()}
         kl_limit = float(memory.get("kl_limit", self._method.kl_limit))
-        after, report, entropy = self._step(
-            theta, dict(batch), dict(apart), fisher, store, kl_limit
+        factors = {name: memory[name] for name in self._zeros}
+        updates = int(memory.get("updates", 0)) + 1
+        kept_share = min(1 - 1 / updates, self._method.factor_decay)
+        after, report, entropy, factors = self._step(
+            theta, dict(batch), dict(apart), fisher, store, kl_limit, factors, kept_share
         )
         values = {name: value.numpy() for name, value in report._asdict().items()}
         values["entropy"] = entropy.numpy()
         values["outcome"] = trust_region.Outcome(int(values["outcome"]))
-        kept = dict(memory)
-        if kept:
+        kept = {name: factor.numpy() for name, factor in factors.items()}
+        if self._kronecker:
+            kept["updates"] = np.array(updates)
+        if self._method.adapt_kl_limit:
             values["kl_limit"] = kl_limit
             adapted = trust_region.adapted_kl_limit(
                 kl_limit,
@@ -133,7 +148,7 @@ class PolicyUpdate:
                 float(values["improvement_ratio"]),
                 self._method.kl_limit,
             )
-            kept = {"kl_limit": np.array(adapted)}
+            kept["kl_limit"] = np.array(adapted)
         return after.numpy(), values, kept
 
     def _choose(self, size: int, generator: np.random.Generator) -> np.ndarray | slice:
@@ -142,7 +157,12 @@ class PolicyUpdate:
             return slice(None)
         return np.sort(generator.choice(size, count, replace=False))
 
-    def _step_in_graph(self, theta, batch, kl_batch, fisher, store, kl_limit):
+    @property
+    def _zeros(self) -> dict[str, np.ndarray]:
+        """K-FAC's factors before the first update."""
+        return self._kronecker.zeros() if self._kronecker else {}
+
+    def _step_in_graph(self, theta, batch, kl_batch, fisher, store, kl_limit, factors, kept_share):
         means = ChunkedMeans(
             self._policy,
             self._surrogate,
@@ -164,9 +184,16 @@ class PolicyUpdate:
         quadratic_kl = means.largest_quadratic_kl
         if self._method.constraint is trust_region.Constraint.MEAN_KL:
             quadratic_kl = lambda s: tf.tensordot(s, product(s), 1)  # noqa: E731
-        problem = trust_region.Problem(means.gradient, product, quadratic_kl, means.evaluate)
+        preconditioner = None
+        if self._kronecker:
+            now = means.kronecker_factors(self._kronecker)
+            factors = kronecker.running_mean(factors, now, kept_share)
+            preconditioner = self._kronecker.preconditioner(factors, self._method.factored_damping)
+        problem = trust_region.Problem(
+            means.gradient, product, quadratic_kl, means.evaluate, preconditioner
+        )
         after, report = trust_region.trust_region_step(theta, problem, self._method, kl_limit)
-        return after, report, means.mean_entropy()
+        return after, report, means.mean_entropy(), factors
 
 
 class ChunkedMeans:
@@ -189,9 +216,10 @@ class ChunkedMeans:
         kl_direction="old_new",
     ):
         self._kl_direction = kl_direction
-        self._network = policy.network
+        self._see = lambda observations: observations
         if frames is not None:  # then observations are indices of frames, [n, F]
-            self._network = lambda theta, index: policy.network(theta, tf.gather(frames, index))
+            self._see = lambda index: tf.gather(frames, index)
+        self._network = lambda theta, observations: policy.network(theta, self._see(observations))
         self._family = policy.family
         self._surrogate = surrogate
         self._theta = theta
@@ -312,6 +340,17 @@ class ChunkedMeans:
             return curvature.fisher_vector_product(log_probs, metric, self._theta, vector)
 
         return self._mean(of_chunk, self._fisher, tf.zeros_like(vector))
+
+    def kronecker_factors(self, factors):
+        """Returns the means of K-FAC's factors over the Fisher matrix's states."""
+
+        def of_chunk(chunk):
+            size = chunks.batch_size(chunk)
+            weights = _weighted(tf.ones([size], self._theta.dtype), chunk)
+            return factors.sums(self._theta, self._see(chunk["observations"]), weights)
+
+        zeros = tf.nest.map_structure(tf.constant, factors.zeros())
+        return self._mean(of_chunk, self._fisher, zeros)
 
     def largest_quadratic_kl(self, vector):
         """Returns max over the Fisher matrix's states of vᵀJᵀMJ v: twice the largest KL of a small

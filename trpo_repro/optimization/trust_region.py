@@ -63,6 +63,30 @@ class CurvatureSettings(
     fisher_fraction: float = setting(
         0.1, "Fraction of states used in Fisher-vector products", above=0, at_most=1
     )
+    preconditioner: str = setting(
+        "none",
+        "Preconditioner of conjugate gradient: none, or K-FAC's Kronecker factors, whose own "
+        "direction is that of cg_iterations=1",
+        choices=("none", "kfac"),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class KroneckerSettings(
+    Group,
+    title="Kronecker factors",
+    readers=Readers("preconditioner=kfac", lambda config: config.preconditioner == "kfac"),
+):
+    factored_damping: float = setting(
+        1e-2, "λ of the preconditioner: √λ is shared between the two factors of a layer", above=0
+    )
+    factor_decay: float = setting(
+        0.95,
+        "Weight of the iterations before in the running mean of the factors; of iteration k at "
+        "most 1 − 1/k",
+        at_least=0,
+        below=1,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +137,13 @@ class StateWeightingSettings(
 
 
 @dataclasses.dataclass(frozen=True)
-class Method(KLLimitSettings, CurvatureSettings, LineSearchSettings, FixedStepSettings):
+class Method(
+    KLLimitSettings,
+    CurvatureSettings,
+    KroneckerSettings,
+    LineSearchSettings,
+    FixedStepSettings,
+):
     """A member of the family: a row of its table, and the numbers of the parts.
 
     Attributes:
@@ -165,12 +195,14 @@ class Problem(NamedTuple):
       product: [P] v → A v.
       quadratic_kl: [P] s → sᵀA s in the metric of the constraint: twice the KL of step s.
       evaluate: [P] θ' → Evaluation.
+      preconditioner: [P] v → K⁻¹v, K near A; or None.
     """
 
     gradient: Callable[[], tuple[tf.Tensor, tf.Tensor]]
     product: Callable[[tf.Tensor], tf.Tensor]
     quadratic_kl: Callable[[tf.Tensor], tf.Tensor]
     evaluate: Callable[[tf.Tensor], Evaluation]
+    preconditioner: Callable[[tf.Tensor], tf.Tensor] | None = None
 
 
 class Report(NamedTuple):
@@ -276,7 +308,10 @@ def _direction(problem: Problem, gradient: tf.Tensor, method: Method) -> _Vector
         return _Vector(gradient, true, true, tf.zeros([], gradient.dtype))
     damping = tf.constant(method.damping, gradient.dtype)
     solution = conjugate_gradient.conjugate_gradient(
-        lambda v: problem.product(v) + damping * v, gradient, iterations=method.cg_iterations
+        lambda v: problem.product(v) + damping * v,
+        gradient,
+        iterations=method.cg_iterations,
+        preconditioner=problem.preconditioner,
     )
     finite = solution.finite & tf.reduce_all(tf.math.is_finite(solution.x))
     return _Vector(solution.x, solution.positive, finite, solution.relative_residual)

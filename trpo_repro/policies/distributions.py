@@ -52,6 +52,10 @@ class Family(abc.ABC):
     def fisher_product(self, parameters: tf.Tensor, tangent: tf.Tensor) -> tf.Tensor:
         """Returns M u: [..., D], with M the Fisher information in the [..., D] parameters."""
 
+    @abc.abstractmethod
+    def fisher_root(self, parameters: tf.Tensor) -> tf.Tensor:
+        """Returns a root R of M = RRᵀ: [..., D, D]."""
+
     def all_actions(self) -> np.ndarray:
         """Returns every action of a finite set, [n, ...].
 
@@ -103,6 +107,11 @@ class DiagonalGaussian(Family):
         mean_tangent, log_std_tangent = tf.split(tangent, 2, axis=-1)
         return tf.concat([mean_tangent * tf.exp(-2 * log_std), 2 * log_std_tangent], axis=-1)
 
+    def fisher_root(self, parameters):
+        log_std = tf.split(parameters, 2, axis=-1)[1]
+        diagonal = tf.concat([tf.exp(-log_std), tf.ones_like(log_std) * math.sqrt(2)], axis=-1)
+        return tf.linalg.diag(diagonal)
+
 
 class FactoredCategorical(Family):
     """Independent categoricals (App. D); parameters are the logits of all factors, in order.
@@ -148,6 +157,17 @@ class FactoredCategorical(Family):
             p = tf.nn.softmax(logits)
             products.append(p * (u - tf.reduce_sum(p * u, axis=-1, keepdims=True)))
         return tf.concat(products, axis=-1)
+
+    def fisher_root(self, parameters):
+        blocks = []
+        for logits in self._split(parameters):
+            p = tf.nn.softmax(logits)
+            root = tf.sqrt(p)
+            # diag(√p) − p√pᵀ: its square is diag(p) − 2ppᵀ + p(Σp)pᵀ.
+            blocks.append(tf.linalg.diag(root) - p[..., :, None] * root[..., None, :])
+        return tf.linalg.LinearOperatorBlockDiag(
+            [tf.linalg.LinearOperatorFullMatrix(block) for block in blocks]
+        ).to_dense()
 
     def all_actions(self):
         return np.stack(list(np.ndindex(*self.sizes))).astype(np.int32)

@@ -58,6 +58,22 @@ class FlatNetwork:
         """Returns the model's outputs at parameters θ."""
         return self._apply(self.unflatten(theta), inputs)
 
+    @property
+    def layers(self) -> list[keras.layers.Layer]:
+        """The layers with weights, in the order of the model's."""
+        return [layer for layer in self._model.layers if layer.weights]
+
+    def taps(
+        self, theta: tf.Tensor, inputs: tf.Tensor
+    ) -> tuple[tf.Tensor, dict[str, tuple[tf.Tensor, tf.Tensor]]]:
+        """Returns (outputs, by the name of each of `layers` (its input, its output)) at θ."""
+        taps = {layer.name: (layer.input, layer.output) for layer in self.layers}
+        tapped = keras.Model(self._model.inputs[0], [self._model.outputs[0], taps])
+        parts = dict(zip(self.variable_names, self.unflatten(theta), strict=True))
+        values = [parts[variable.path] for variable in tapped.trainable_variables]
+        (outputs, tensors), _ = tapped.stateless_call(values, [], inputs)
+        return outputs, tensors
+
     def apply_each(self, weights: Sequence[tf.Tensor], inputs: tf.Tensor) -> tf.Tensor:
         """Returns the outputs of R networks, each at its own of [R, ...] inputs.
 

@@ -86,11 +86,11 @@ def multilayer_perceptron(
     for i, units in enumerate(hidden_sizes):
         outputs = keras.layers.Dense(
             units,
-            activation,
             kernel_initializer=keras.initializers.GlorotUniform(seed=seed * 100 + i),
             dtype=dtype,
             name=f"hidden_{i}",
         )(outputs)
+        outputs = keras.layers.Activation(activation, dtype=dtype)(outputs)
     initializer = keras.initializers.VarianceScaling(
         output_scale, "fan_avg", "uniform", seed=seed * 100 + len(hidden_sizes)
     )
@@ -170,12 +170,12 @@ def convolutional(
 
     for i in range(2):
         outputs = keras.layers.Conv2D(
-            16, 4, 2, activation="tanh", kernel_initializer=glorot(i), name=f"convolution_{i}"
+            16, 4, 2, kernel_initializer=glorot(i), name=f"convolution_{i}"
         )(outputs)
+        outputs = keras.layers.Activation("tanh")(outputs)
     outputs = keras.layers.Flatten()(outputs)
-    outputs = keras.layers.Dense(
-        20, activation="tanh", kernel_initializer=glorot(2), name="hidden_0"
-    )(outputs)
+    outputs = keras.layers.Dense(20, kernel_initializer=glorot(2), name="hidden_0")(outputs)
+    outputs = keras.layers.Activation("tanh")(outputs)
     initializer = keras.initializers.VarianceScaling(
         output_scale, "fan_avg", "uniform", seed=seed * 100 + 3
     )
