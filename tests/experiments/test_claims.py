@@ -130,7 +130,17 @@ WORLD = {
 }
 
 
-def _world(results, *, seeds=5, missing=(), finals=None, slow=(), falls=("truncated",), worth=1.0):
+def _world(
+    results,
+    *,
+    seeds=5,
+    missing=(),
+    finals=None,
+    slow=(),
+    falls=("truncated",),
+    worth=1.0,
+    best_at_edge=(),
+):
     """Writes runs that rise linearly to their final value in half of the iterations.
 
     Args:
@@ -141,6 +151,7 @@ def _world(results, *, seeds=5, missing=(), finals=None, slow=(), falls=("trunca
       slow: algorithms that need all of the iterations, besides max KL.
       falls: beginnings of the names of algorithms that lose all gain in one update.
       worth: what steps with K-FAC, or of few products, are worth on Hopper.
+      best_at_edge: algorithms whose best setting is the first or last of the sweep.
     """
     rows = [
         {"task": task, "damping": damping, "products": k, **_interval("fresh_gain", worth)}
@@ -155,6 +166,10 @@ def _world(results, *, seeds=5, missing=(), finals=None, slow=(), falls=("trunca
             task = WORLD[run.task]
             final = (finals or {}).get((run.task, run.algorithm), task.get(run.algorithm))
             final = task["single_path"] if final is None else final
+            sweep = configs.ALGORITHMS[run.algorithm].sweep
+            if sweep is not None:
+                edge = getattr(run.config, sweep[0]) in (sweep[1][0], sweep[1][-1])
+                final *= 1.0 if edge == (run.algorithm in best_at_edge) else 0.9
             count = run.config.iterations if run.task in ("hopper", "walker") else run.wanted
             rise = count if run.algorithm in ("max_kl", *slow) else count // 2
             curve = np.minimum(np.arange(count) / (0.85 * rise), 1) * final
@@ -218,6 +233,17 @@ def test_an_expensive_variant_that_is_slower_is_no_failure(tmp_path):
     """C7 says that the cheap setting costs nothing."""
     _world(tmp_path, finals={("swimmer", "cg_20"): 0.05, ("swimmer", "fisher_1.0"): 0.05})
     assert _judge(tmp_path)["C7"].verdict == claims.HOLDS
+
+
+def test_no_faster_at_the_edge_of_a_sweep_is_no_verdict(tmp_path):
+    _world(tmp_path, best_at_edge=("ppo",))
+    verdict = _judge(tmp_path)["Q1"]
+    assert verdict.verdict == claims.UNKNOWN
+    assert "swimmer ppo: relative speed" in verdict.estimate
+    assert verdict.estimate.count("at the edge of its sweep") == 2
+    faster = tmp_path / "faster"
+    _world(faster, best_at_edge=("ppo",), finals={("swimmer", "ppo"): 0.2})
+    assert _judge(faster)["Q1"].verdict == claims.FAILS
 
 
 def test_an_incomplete_sweep_is_no_verdict(tmp_path):
