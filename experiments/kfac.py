@@ -226,29 +226,6 @@ def measure(task: str, batch_count: int) -> list[dict]:
     return rows
 
 
-def seconds_table(rows: list[dict]) -> list[str]:
-    """Returns the lines of a table: seconds of the step's direction at equal gain.
-
-    Equal is at least 0.95 of the gain of ten products without a preconditioner on the same batch.
-    """
-    lines = []
-    for task, group in tables.grouped(rows, ("task",)).items():
-        plain = PAPER[1] * group[0]["seconds_product"]
-        for damping in DAMPINGS[1:]:
-            equal = [row for row in group if row["damping"] == damping and row["gain"] >= 0.95]
-            first = equal[0] if equal else None
-            cells = [*task, damping, f"{plain:.3g}", "more than 20", "", ""]
-            if first:
-                seconds = first["seconds_factors"] + first["products"] * first["seconds_product"]
-                cells[3:] = [first["products"], f"{seconds:.3g}", f"{seconds / plain:.2f}"]
-            lines.append(cells)
-    head = (
-        "task", "λ", "seconds of 10 products", "products with K-FAC for 0.95 of the gain",
-        "seconds, with the factors", "ratio",
-    )  # fmt: skip
-    return tables.markdown(head, lines)
-
-
 def draw(rows: list[dict], path: pathlib.Path) -> None:
     """Draws residuals and gains over products, a column a task."""
     tasks = list(dict.fromkeys(row["task"] for row in rows))
@@ -334,7 +311,6 @@ def main(_):
     directory = cli.output_directory("results/kfac")
     rows = [row for task in TASK.value for row in measure(task, BATCHES.value)]
     files.write_text(directory / "kfac.csv", tables.csv_text(COLUMNS, rows))
-    files.write_text(directory / "kfac.md", "\n".join(seconds_table(rows)) + "\n")
     draw(rows, directory / "kfac.png")
 
 

@@ -303,7 +303,6 @@ def _theory_section(out: pathlib.Path) -> list[str]:
             "gradient_variance.py --out=results/gradient_variance",
         ),
         ("kfac/kfac.csv", "kfac.py --out=results/kfac"),
-        ("kfac/kfac.md", "kfac.py --out=results/kfac"),
     ):
         if (out / path).exists():
             name = pathlib.Path(path).stem.replace("_", " ")

@@ -130,7 +130,7 @@ UNITS: dict[str, Callable[[Plan], list[batch.Job]]] = {
     "gradient_variance": lambda plan: plan.script(
         "gradient_variance", ("gradient_variance/gradient_variance.csv",), minutes=5
     ),
-    "kfac": lambda plan: plan.script("kfac", ("kfac/kfac.csv", "kfac/kfac.md"), minutes=20),
+    "kfac": lambda plan: plan.script("kfac", ("kfac/kfac.csv",), minutes=20),
     "swimmer_in_full": lambda plan: [
         *plan.figure4_until("swimmer/vine/*", None),
         *plan.figure4_until("swimmer/single_path/*", None),
