@@ -14,7 +14,7 @@ class Solution(NamedTuple):
       x: [P], the last iterate; x = 0 is the start.
       relative_residual: ‖b − A x‖ / ‖b‖ by the recurrence; 0 when b = 0.
       iterations: products used.
-      positive: whether pᵀAp > 0 for the first direction, p = b; true when b = 0.
+      positive: whether pᵀAp > 0 for the first direction, p = K⁻¹b; true when b = 0.
       finite: whether every product was finite.
     """
 
