@@ -99,6 +99,8 @@ def allowed(field: dataclasses.Field) -> str:
     at_least, above, at_most, below = field.metadata["bounds"].values()
     if above is not None and below is not None:
         return f"between {above:g} and {below:g}, both excluded"
+    if at_least is not None and below is not None:
+        return f"in [{at_least:g}, {below:g})"
     if at_most is not None:
         return (
             f"in ({above:g}, {at_most:g}]"

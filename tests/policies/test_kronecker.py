@@ -297,8 +297,13 @@ def test_states_that_are_not_finite_change_nothing():
     assert report["outcome"] is Outcome.NOT_FINITE
     np.testing.assert_array_equal(after, theta)
     for name, factor in kept.items():
-        if name != "updates":
-            np.testing.assert_array_equal(factor, memory[name])
+        np.testing.assert_array_equal(factor, memory[name])
+    _, _, unused = update(theta.numpy(), rows, np.random.default_rng(0))
+    _, _, second = update(
+        theta.numpy(), _rows(policy, theta), np.random.default_rng(0), None, unused
+    )
+    for name, factor in second.items():
+        np.testing.assert_array_equal(factor, memory[name])
 
 
 @pytest.mark.parametrize(

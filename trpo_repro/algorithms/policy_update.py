@@ -129,9 +129,9 @@ class PolicyUpdate:
         fisher = {name: array[chosen] for name, array in source.items()}
         kl_limit = float(memory.get("kl_limit", self._method.kl_limit))
         factors = {name: memory[name] for name in self._zeros}
-        updates = int(memory.get("updates", 0)) + 1
-        kept_share = min(1 - 1 / updates, self._method.factor_decay)
-        after, report, entropy, factors = self._step(
+        updates = int(memory.get("updates", 0))
+        kept_share = min(1 - 1 / (updates + 1), self._method.factor_decay)
+        after, report, entropy, factors, counted = self._step(
             theta, dict(batch), dict(apart), fisher, store, kl_limit, factors, kept_share
         )
         values = {name: value.numpy() for name, value in report._asdict().items()}
@@ -139,7 +139,7 @@ class PolicyUpdate:
         values["outcome"] = trust_region.Outcome(int(values["outcome"]))
         kept = {name: factor.numpy() for name, factor in factors.items()}
         if self._kronecker:
-            kept["updates"] = np.array(updates)
+            kept["updates"] = np.array(updates + int(counted))
         if self._method.adapt_kl_limit:
             values["kl_limit"] = kl_limit
             adapted = trust_region.adapted_kl_limit(
@@ -184,16 +184,16 @@ class PolicyUpdate:
         quadratic_kl = means.largest_quadratic_kl
         if self._method.constraint is trust_region.Constraint.MEAN_KL:
             quadratic_kl = lambda s: tf.tensordot(s, product(s), 1)  # noqa: E731
-        preconditioner = None
+        preconditioner, counted = None, tf.constant(False)
         if self._kronecker:
             now = means.kronecker_factors(self._kronecker)
-            factors = kronecker.running_mean(factors, now, kept_share)
+            factors, counted = kronecker.running_mean(factors, now, kept_share)
             preconditioner = self._kronecker.preconditioner(factors, self._method.factored_damping)
         problem = trust_region.Problem(
             means.gradient, product, quadratic_kl, means.evaluate, preconditioner
         )
         after, report = trust_region.trust_region_step(theta, problem, self._method, kl_limit)
-        return after, report, means.mean_entropy(), factors
+        return after, report, means.mean_entropy(), factors, counted
 
 
 class ChunkedMeans:

@@ -113,13 +113,14 @@ class KroneckerFactors:
 
 def running_mean(
     before: Mapping[str, tf.Tensor], now: Mapping[str, tf.Tensor], kept: tf.Tensor
-) -> dict[str, tf.Tensor]:
-    """Returns kept · before + (1 − kept) · now; all of what was before if now is not finite."""
+) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+    """Returns (kept · before + (1 − kept) · now, true), or (before, false) if now is not finite."""
     finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(factor)) for factor in now.values()])
-    return {
+    mean = {
         name: tf.where(finite, kept * before[name] + (1 - kept) * factor, before[name])
         for name, factor in now.items()
     }
+    return mean, finite
 
 
 def _block(network: flat_network.FlatNetwork, layer: keras.layers.Layer) -> _Block:
