@@ -552,7 +552,7 @@ def _as_good_as_ten_products(
         verdict = _judged(gain.above(1 - SIMILAR), gain.below(1 - SIMILAR))
         return Verdict(f"worth {gain} of ten products", verdict)
 
-    return _each((*configs.ABLATION_TASKS, "hopper", "walker", "pong"), of_task)
+    return _each(configs.KFAC_TASKS, of_task)
 
 
 def each_part_lowers_the_variance(results: Results) -> Verdict:

@@ -127,6 +127,7 @@ ABLATIONS_OF: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(ABLATION_TASKS, (*ABLATIONS, *SOLVERS)),
     "hopper": ("vanilla_policy_gradient",),
 }
+KFAC_TASKS = (*ABLATION_TASKS, "hopper", "walker", "pong")  # of experiments/kfac.py
 TRPO = ("vine", "single_path")
 
 

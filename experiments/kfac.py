@@ -12,18 +12,18 @@ run.
 
 import dataclasses
 import pathlib
-import statistics
-import time
-from collections.abc import Callable
 from typing import NamedTuple
 
+import trpo_repro.commands.quiet  # before what imports TensorFlow
+
+# isort: split
 import numpy as np
 import tensorflow as tf
 from absl import flags
 from matplotlib import figure
 
 import trpo_repro
-import trpo_repro.commands.quiet
+from experiments import configs
 from trpo_repro import config as config_lib
 from trpo_repro import environments, files, presets, training
 from trpo_repro.algorithms import policy_update
@@ -37,8 +37,9 @@ from trpo_repro.randomness import Key
 from trpo_repro.sampling import single_path
 from trpo_repro.training import factories
 
-TASKS = ("cartpole", "swimmer", "hopper", "walker", "pong")
-TASK = flags.DEFINE_multi_enum("tasks", TASKS, TASKS, "Tasks; repeatable.")
+TASK = flags.DEFINE_multi_enum(
+    "tasks", configs.KFAC_TASKS, configs.KFAC_TASKS, "Tasks; repeatable."
+)
 BATCHES = flags.DEFINE_integer("batches", 5, "Independent batches of a task.", lower_bound=3)
 PONG = "results/atari/pong/single_path/seed_1"
 ITERATIONS = 10  # of training, on the other tasks
@@ -50,7 +51,6 @@ FRESH_RANGE = (-0.5, 3.0)  # of the axis of gains on fresh batches
 COLUMNS = (
     "task", "iteration", "steps", "damping", "products", "residual",
     "gain", "gain_low", "gain_high", "fresh_gain", "fresh_gain_low", "fresh_gain_high",
-    "seconds_product", "seconds_factors",
 )  # fmt: skip
 
 
@@ -192,10 +192,6 @@ def measure(task: str, batch_count: int) -> list[dict]:
     size = STEPS.get(task, policy.config.steps_per_iteration)
     steps = Steps(policy)
     batches = [steps.batch(seed, size) for seed in range(1, batch_count + 1)]
-    seconds = [
-        _seconds(lambda: steps.product(batches[0].states, batches[0].gradient)),
-        _seconds(lambda: steps.factors(batches[0].states)),
-    ]
 
     def of_setting(damping, products):
         """Returns residuals [M], gains [M] and gains by the other batches, means, [M]."""
@@ -215,7 +211,7 @@ def measure(task: str, batch_count: int) -> list[dict]:
             ratios = [_ratio(gain, unit) for gain, unit in zip(gains, units, strict=True)]
             cells = (
                 task, policy.iteration, size, "" if damping is None else damping, products,
-                float(residuals.mean()), *ratios[0], *ratios[1], *seconds,
+                float(residuals.mean()), *ratios[0], *ratios[1],
             )  # fmt: skip
             rows.append(dict(zip(COLUMNS, cells, strict=True)))
             print(
@@ -294,17 +290,6 @@ def _ratio(gains: np.ndarray, units: np.ndarray) -> intervals.Interval:
         pairs,
         np.random.default_rng(0),
     )
-
-
-def _seconds(function: Callable[[], object], repeats: int = 5) -> float:
-    """Returns the median seconds of a call, after the first."""
-    function()
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - started)
-    return statistics.median(times)
 
 
 def main(_):

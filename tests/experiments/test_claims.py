@@ -155,7 +155,7 @@ def _world(
     """
     rows = [
         {"task": task, "damping": damping, "products": k, **_interval("fresh_gain", worth)}
-        for task in ("hopper", "walker", "pong")
+        for task in configs.KFAC_TASKS
         for damping, k in (("", 2), (0.01, 1))
     ]
     _write(results / "kfac" / "kfac.csv", kfac.COLUMNS, rows)

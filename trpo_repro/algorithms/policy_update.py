@@ -60,8 +60,10 @@ class PolicyUpdate:
         self._state_names = tuple(states)
         self.array_names = tuple(batch)
         self._kronecker = None
+        self._zeros: dict[str, np.ndarray] = {}  # K-FAC's factors before the first update
         if method.preconditioner == "kfac":
             self._kronecker = kronecker.KroneckerFactors(policy)
+            self._zeros = self._kronecker.zeros()
         scalar = tf.TensorSpec([], policy.network.dtype)
         self._step = tf.function(
             self._step_in_graph,
@@ -156,11 +158,6 @@ class PolicyUpdate:
         if count >= size:
             return slice(None)
         return np.sort(generator.choice(size, count, replace=False))
-
-    @property
-    def _zeros(self) -> dict[str, np.ndarray]:
-        """K-FAC's factors before the first update."""
-        return self._kronecker.zeros() if self._kronecker else {}
 
     def _step_in_graph(self, theta, batch, kl_batch, fisher, store, kl_limit, factors, kept_share):
         means = ChunkedMeans(
@@ -349,7 +346,7 @@ class ChunkedMeans:
             weights = _weighted(tf.ones([size], self._theta.dtype), chunk)
             return factors.sums(self._theta, self._see(chunk["observations"]), weights)
 
-        zeros = tf.nest.map_structure(tf.constant, factors.zeros())
+        zeros = {name: tf.zeros(zero.shape, zero.dtype) for name, zero in factors.zeros().items()}
         return self._mean(of_chunk, self._fisher, zeros)
 
     def largest_quadratic_kl(self, vector):

@@ -20,7 +20,7 @@ from trpo_repro.policies import policy as policy_lib
 
 
 class _Block(NamedTuple):
-    """A layer with weights: its name, and the places in θ of kernel and bias, or of one vector."""
+    """A layer with weights, and where `unflatten` has its kernel and bias, or its one vector."""
 
     layer: keras.layers.Layer
     parts: tuple[int, ...]
@@ -97,15 +97,14 @@ class KroneckerFactors:
         def solve(vector):
             parts = self._network.unflatten(vector)
             for block, (first, second) in zip(self._blocks, solvers, strict=True):
-                shapes = [tf.shape(parts[i]) for i in block.parts]
                 rows = [tf.reshape(parts[i], [-1, block.output_size]) for i in block.parts]
                 sizes = [row.shape[0] for row in rows]
                 joined = tf.cast(tf.concat(rows, axis=0), tf.float64)
                 joined = tf.linalg.cholesky_solve(first, joined)
                 joined = tf.transpose(tf.linalg.cholesky_solve(second, tf.transpose(joined)))
                 solved = tf.split(tf.cast(joined, vector.dtype), sizes)
-                for i, shape, part in zip(block.parts, shapes, solved, strict=True):
-                    parts[i] = tf.reshape(part, shape)
+                for i, part in zip(block.parts, solved, strict=True):
+                    parts[i] = part
             return tf.concat([tf.reshape(part, [-1]) for part in parts], axis=0)
 
         return solve
