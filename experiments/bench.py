@@ -266,7 +266,7 @@ def _branches(task: str) -> tuple[float, float]:
         )
 
     rows = 2500 * length
-    _, steps = branch()
+    steps = branch().steps
     assert steps == rows, "a branch ended: choose a shorter length"
     closed, opened = _against_open_loop(environment, branch)
     return rows / closed, rows / opened

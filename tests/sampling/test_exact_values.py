@@ -41,7 +41,7 @@ def _branch_q(setting, repeats, seed, **arguments):
     index = np.repeat(np.arange(4), repeats)
     states = environment.states_at(index, np.random.default_rng(seed))
     actions = np.tile(np.arange(3, dtype=np.int32), (len(index), 1))
-    q_values, _ = vine.branch_values(
+    q_values, *_ = vine.branch_values(
         environment,
         policy,
         theta,

@@ -101,7 +101,8 @@ def test_shards_of_vine_side_by_side():
         own = part.trajectories.flat_observations()[part.state_index].stacked()
         np.testing.assert_array_equal(chosen[6 * i : 6 * i + 6], own)
         np.testing.assert_array_equal(joined.q_values[6 * i : 6 * i + 6], part.q_values)
-    assert joined.branch_steps == sum(part.branch_steps for part in parts) == 2 * 6 * 3 * 4
+    assert joined.branch_steps == sum(part.branch_steps for part in parts)
+    assert joined.branch_steps + joined.merged_steps == 2 * 6 * 3 * 4
 
 
 @pytest.mark.parametrize("rows", [2, 6, 100])
@@ -110,11 +111,12 @@ def test_branches_do_not_depend_on_how_many_run_together(monkeypatch, rows):
     states = environment.initial(5, np.random.default_rng(0))
     actions = np.random.default_rng(1).integers([3, 3, 2], size=(5, 3, 3)).astype(np.int32)
     arguments = (environment, policy, theta, Key(0), states, actions)
-    expected, steps = vine.branch_values(*arguments, length=6, discount=0.9)
+    expected, steps, merged = vine.branch_values(*arguments, length=6, discount=0.9)
     monkeypatch.setattr(environment, "preferred_batch_size", rows)
-    values, count = vine.branch_values(*arguments, length=6, discount=0.9)
+    values, *counted = vine.branch_values(*arguments, length=6, discount=0.9)
     np.testing.assert_array_equal(values, expected)
-    assert count == steps == 5 * 3 * 6
+    assert counted == [steps, merged]
+    assert steps + merged == 5 * 3 * 6
 
 
 @pytest.mark.parametrize(("separate", "method"), [(True, "trpo"), (False, "empirical_fim")])

@@ -31,11 +31,11 @@ class _Counting(cartpole.CartPole):
         return super().step(states, actions)
 
 
-def _discrete_cartpole():
-    """Three actions: push left, nothing, push right."""
+def _discrete_cartpole(count=3):
+    """Actions 0, 1, 2, ...: push left, nothing, push right, push harder."""
 
     class Discrete(cartpole.CartPole):
-        action_space = gymnasium.spaces.Discrete(3)
+        action_space = gymnasium.spaces.Discrete(count)
 
         def step(self, states, actions):
             return super().step(states, np.asarray(actions, float)[:, None] - 1.0)
@@ -67,7 +67,7 @@ def test_q_values_are_those_of_branches_rolled_out_one_by_one(task, common):
     shape = (5, 3, *environment.action_space.shape)
     actions = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
     length, discount = 40, 0.9
-    q_values, steps = vine.branch_values(
+    q_values, steps, _ = vine.branch_values(
         environment,
         policy,
         theta,
@@ -104,10 +104,12 @@ def test_equal_first_actions_have_equal_futures_under_common_random_numbers():
     states = environment.initial(6, np.random.default_rng(0))
     actions = np.zeros((6, 4, 1), np.float32)
     arguments = {"length": 30, "discount": 0.99}
-    shared, _ = vine.branch_values(environment, policy, theta, Key(0), states, actions, **arguments)
+    shared, *_ = vine.branch_values(
+        environment, policy, theta, Key(0), states, actions, **arguments
+    )
     # The policy's float32 products may round differently from row to row of a batch.
     np.testing.assert_allclose(shared, np.repeat(shared[:, :1], 4, axis=1), rtol=1e-5)
-    apart, _ = vine.branch_values(
+    apart, *_ = vine.branch_values(
         environment,
         policy,
         theta,
@@ -176,9 +178,23 @@ def test_uniform_proposal_covers_small_action_sets_once():
     np.testing.assert_allclose(log_probs, -np.log(3), rtol=1e-6)
     some, _ = draw(2)
     assert some.shape == (5, 2)
+    assert (some[:, 0] != some[:, 1]).all()
     assert vine.enumerates_actions(policy, 3, "uniform")
     assert not vine.enumerates_actions(policy, 2, "uniform")
     assert not vine.enumerates_actions(policy, 3, "policy")
+
+
+def test_uniform_draws_take_every_set_of_actions_equally_often():
+    """The 20 ordered pairs of 5 actions, 4000 draws each: within 5 standard errors."""
+    _, policy, theta = linear_setting(_discrete_cartpole(5))
+    space = gymnasium.spaces.Discrete(5)
+    pairs, _ = vine.propose(
+        policy, theta, np.zeros((80_000, 4), np.float32), 2, space, np.random.default_rng(0)
+    )
+    counts = np.bincount(5 * pairs[:, 0] + pairs[:, 1], minlength=25).reshape(5, 5)
+    assert (np.diag(counts) == 0).all()
+    drawn = counts[~np.eye(5, dtype=bool)]
+    assert np.abs(drawn - 4000).max() < 5 * np.sqrt(4000)
 
 
 def test_a_uniform_proposal_over_a_box_is_refused():
@@ -213,6 +229,6 @@ def test_q_values_of_transformed_rewards():
     states = environment.initial(6, np.random.default_rng(0))
     actions = np.zeros((6, 2, 1), np.float32)
     arguments = (environment, policy, theta, Key(0), states, actions)
-    values, steps = vine.branch_values(*arguments, length=5, discount=0.9, reward=np.sign)
+    values, steps, _ = vine.branch_values(*arguments, length=5, discount=0.9, reward=np.sign)
     assert steps == 6 * 2 * 5
     np.testing.assert_allclose(values, (1 - 0.9**5) / (1 - 0.9), rtol=1e-12)

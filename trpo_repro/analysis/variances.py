@@ -39,7 +39,7 @@ def value_differences(
       discount: γ.
       common_random_numbers: whether the two branches share random numbers.
     """
-    q_values, _ = vine.branch_values(
+    q_values, *_ = vine.branch_values(
         environment,
         policy,
         theta,

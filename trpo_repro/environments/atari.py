@@ -211,6 +211,16 @@ class Atari(base.Environment):
     def observe(self, states):
         return states.frames
 
+    def fingerprints(self, states):
+        prints = []
+        fields = (states.simulator, states.frames, states.elapsed, states.keys, states.buttons)
+        for emulator, frames, *rest in zip(*fields, strict=True):
+            # What was pressed and the key matter to sticky actions alone.
+            numbers = rest if self._sticky else rest[:1]
+            parts = [frames.tobytes(), *(number.tobytes() for number in numbers)]
+            prints.append(emulator.serialize() + b"".join(parts))
+        return prints
+
     def render(self, states):
         """Returns the screens one frame, a no-op, after the states: emulators save no screens."""
         emulator = self._slots[0]

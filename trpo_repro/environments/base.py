@@ -129,6 +129,14 @@ class Environment(abc.ABC):
     def observe(self, states: EnvironmentStates) -> np.ndarray:
         """Returns the [B, ...] observations of B states."""
 
+    def fingerprints(self, states: EnvironmentStates) -> Sequence[bytes] | None:
+        """Returns a value for each of B states, equal for two only if their futures are equal.
+
+        None where states that were apart are not expected to become equal, as of simulators with
+        real-valued states.
+        """
+        return None
+
     def render(self, states: EnvironmentStates) -> np.ndarray:
         """Returns pictures of B states, [B, H, W, 3] uint8 RGB.
 

@@ -1,7 +1,6 @@
 """From a sample to the batch of a policy update: one object for each sampler."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -26,13 +25,15 @@ class Estimate:
       kl_batch: observations and weights of the constraint's states, [M, ...]; None where they are
         the batch's.
       baseline: state of the value function after its fit.
-      explained_variance: 1 − Var(target − V) / Var(target) before the fit; NaN without one.
+      report: metrics by name. Of single path with a value function `explained_variance`,
+        1 − Var(target − V) / Var(target) before its fit; of vine `informative_states`, the share
+        of rollout states whose Q-values differ, and `merged_steps`.
     """
 
     batch: Arrays
     kl_batch: Arrays | None
     baseline: Arrays
-    explained_variance: float
+    report: Mapping[str, float]
 
 
 class Estimator(Protocol):
@@ -78,19 +79,19 @@ class SinglePathEstimator:
     def __call__(self, sample, baseline, normalize, generator):
         trajectories: single_path.Trajectories = sample.trajectories
         states = state_arrays(trajectories, normalize, _state_discount(self._settings))
-        advantages, fitted, explained = self._advantages(
+        advantages, fitted, report = self._advantages(
             trajectories, states["observations"], baseline, normalize, generator
         )
         batch = single_path_batch(trajectories, states, returns.standardize(advantages))
-        return Estimate(batch, None, fitted, explained)
+        return Estimate(batch, None, fitted, report)
 
     def _advantages(self, trajectories, observations, baseline, normalize, generator):
-        """Returns ([T, B] advantages, fitted baseline state, explained variance)."""
+        """Returns ([T, B] advantages, fitted baseline state, metrics)."""
         settings = self._settings
         rewards = self._reward(trajectories.rewards)
         if self._baseline is None:
             sums = returns.discounted_sums(rewards, trajectories.ends, settings.discount)
-            return sums, baseline, math.nan
+            return sums, baseline, {}
         elapsed = _flat(trajectories.elapsed)
         values = self._baseline.predict(baseline, observations, elapsed)
         values = values.reshape(trajectories.rewards.shape)
@@ -101,7 +102,7 @@ class SinglePathEstimator:
         targets = values + advantages
         explained = 1.0 - np.var(targets - values) / max(np.var(targets), 1e-12)
         fitted = self._baseline.fit(baseline, observations, elapsed, _flat(targets), generator)
-        return advantages, fitted, explained
+        return advantages, fitted, {"explained_variance": explained}
 
 
 class VineEstimator:
@@ -126,7 +127,11 @@ class VineEstimator:
         deviation = batch["q_values"].std()
         scaled = batch["q_values"] / deviation if deviation > 0 else batch["q_values"]
         batch["q_values"] = scaled.astype(np.float32)
-        return Estimate(batch, states if self.separate_kl_states else None, baseline, math.nan)
+        report = {
+            "informative_states": float((np.ptp(sample.q_values, axis=1) > 0).mean()),
+            "merged_steps": sample.merged_steps,
+        }
+        return Estimate(batch, states if self.separate_kl_states else None, baseline, report)
 
 
 def state_arrays(

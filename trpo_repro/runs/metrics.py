@@ -44,6 +44,8 @@ COLUMNS = (
     "accepted",
     "outcome",
     "explained_variance",
+    "informative_states",
+    "merged_steps",
     *TIMES,
 )
 

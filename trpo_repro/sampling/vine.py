@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -49,8 +49,11 @@ class Vine:
       state_index: [N] int64, the rollout states among the T * B trunk states in row-major order.
       actions: [N, K, ...], the branches' first actions, from q.
       proposal_log_probs: [N, K] float32, log q(a|s).
-      q_values: [N, K] float64, discounted sums of the branches' rewards.
-      branch_steps: environment steps that the branches took.
+      q_values: [N, K] float64, discounted sums of the branches' rewards; a state whose branches
+        became one lacks the rewards that followed, the same for each.
+      branch_steps: environment steps simulated for the branches.
+      merged_steps: steps of branches that were equal to a simulated one, or to each other to the
+        end, and were not simulated.
     """
 
     trajectories: single_path.Trajectories
@@ -60,6 +63,7 @@ class Vine:
     proposal_log_probs: np.ndarray
     q_values: np.ndarray
     branch_steps: int
+    merged_steps: int
 
     @property
     def steps(self) -> int:
@@ -89,7 +93,22 @@ class Vine:
             np.concatenate([part.proposal_log_probs for part in parts]),
             np.concatenate([part.q_values for part in parts]),
             sum(part.branch_steps for part in parts),
+            sum(part.merged_steps for part in parts),
         )
+
+
+class BranchValues(NamedTuple):
+    """What the branches of N states gave.
+
+    Attributes:
+      q_values: [N, K] float64, Σ_t γᵗ r_t from a branch's first step.
+      steps: environment steps simulated.
+      merged_steps: environment steps of branches that were equal to a simulated one.
+    """
+
+    q_values: np.ndarray
+    steps: int
+    merged_steps: int
 
 
 class VineSampler:
@@ -209,7 +228,7 @@ def sample_vine(
         environment.action_space if proposal == "uniform" else None,
         generator,
     )
-    q_values, steps = branch_values(
+    values = branch_values(
         environment,
         policy,
         theta,
@@ -220,8 +239,9 @@ def sample_vine(
         discount=discount,
         normalize=normalize,
         reward=reward,
+        differences_only=True,
     )
-    return Vine(trajectories, after, chosen, actions, log_probs, q_values, steps)
+    return Vine(trajectories, after, chosen, actions, log_probs, *values)
 
 
 def propose(
@@ -232,7 +252,10 @@ def propose(
     uniform_over: gymnasium.Space | None,
     generator: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns [N, K, ...] first actions and their [N, K] log q(a|s), drawn independently.
+    """Returns [N, K, ...] first actions and their [N, K] log q(a|s).
+
+    Those of the policy are drawn independently, uniform ones without replacement: a repeated
+    action would be the same branch again.
 
     Args:
       policy: π_θ, which is q unless `uniform_over` is given.
@@ -240,7 +263,7 @@ def propose(
       observations: [N, ...] as the policy sees them.
       count: K.
       uniform_over: discrete action space that q is uniform over. If it has at most K actions,
-        each is taken once and K is their number.
+        each is taken once, in order, and K is their number.
       generator: random numbers of the draws.
 
     Raises:
@@ -258,7 +281,9 @@ def propose(
         if len(choices) <= count:
             actions = np.concatenate([choices] * size)
         else:
-            actions = choices[generator.integers(len(choices), size=size * count)]
+            every = np.broadcast_to(np.arange(len(choices)), (size, len(choices)))
+            drawn = generator.permuted(every, axis=1)[:, :count]
+            actions = choices[drawn.reshape(-1)]
         log_probs = np.full(len(actions), -np.log(len(choices)))
     return (
         actions.reshape(size, -1, *family.action_shape),
@@ -279,12 +304,15 @@ def branch_values(
     normalize: Callable[[np.ndarray], np.ndarray] = np.asarray,
     reward: Callable[[np.ndarray], np.ndarray] = np.asarray,
     common_random_numbers: bool = True,
-) -> tuple[np.ndarray, int]:
-    """Returns Monte Carlo Q̂(s, a) of K actions in each of N states, and the steps simulated.
+    differences_only: bool = False,
+) -> BranchValues:
+    """Returns Monte Carlo Q̂(s, a) of K actions in each of N states.
 
-    All branches advance as one batch, or as batches of as many branches as the environment likes
-    best; those that terminate leave it, and change nothing of the others. The episode's time limit
-    does not cut them: all have one length.
+    Branches advance side by side, as many as the environment likes best; those that terminate
+    leave, and change nothing of the others. The episode's time limit does not cut them: all have
+    one length. Under common random numbers, branches of a state whose simulators have become equal
+    have one future: where the environment can tell (`Environment.fingerprints`) it is simulated
+    once and counts for each of them.
 
     Args:
       environment: environment to act in.
@@ -299,39 +327,124 @@ def branch_values(
       reward: [N] rewards → those that Q̂ sums.
       common_random_numbers: whether the K branches of a state share each later step's random
         numbers (App. H).
-
-    Returns:
-      q: [N, K] float64, Σ_t γᵗ r_t from the branch's first step; and the number of steps.
+      differences_only: whether a state is done once its K branches are one. Each of its Q̂ then
+        lacks the rewards that follow, the same for all K, which changes neither eq. 15 nor eq. 16.
     """
     generator = key.generator(Purpose.BRANCH_ACTIONS)
     size, count = actions.shape[:2]
     act = policy.actor(theta)
     shared = (size,) if common_random_numbers else (size * count,)
-    noise = [policy.family.draw_noise(generator, shared) for _ in range(1, length)]
+    noise = np.array([policy.family.draw_noise(generator, shared) for _ in range(1, length)])
+    powers = np.array([discount**t for t in range(length)])
     q_values = np.zeros(size * count)
     actions = actions.reshape(size * count, *actions.shape[2:])
-    together = max(1, (environment.preferred_batch_size or size * count) // count)  # states
-    steps = 0
-    for first in range(0, size, together):
-        group = np.arange(first, min(first + together, size))
-        current = states.select(group).repeat(count)
-        live = np.arange(group[0] * count, (group[-1] + 1) * count)  # branches not ended
-        live_actions = actions[live]
-        for t in range(length):
-            if t > 0:
-                drawn = live // count if common_random_numbers else live
-                observations = policy.cast(environment.observe(current))
-                live_actions = act(normalize(observations), noise[t - 1][drawn])
-            step = environment.step(current, live_actions)
-            steps += len(live)
-            q_values[live] += discount**t * reward(step.rewards)
-            alive = ~step.terminated  # the time limit is the episode's, not the branch's
-            current = step.states
-            if not alive.all():
-                live, current = live[alive], current.select(alive)
-            if not len(live):
-                break
-    return q_values.reshape(size, count), steps
+    together = max(environment.preferred_batch_size or size * count, count)
+    live = _LiveBranches.none(states)
+    begun = simulated = merged = 0  # states whose branches have begun; steps
+    while begun < size or len(live.leader):
+        added = min((together - len(live.leader)) // count, size - begun)
+        if added > 0:
+            index = np.arange(begun, begun + added)
+            branches = np.arange(begun * count, (begun + added) * count)
+            live = live.joined_by(states.select(index).repeat(count), branches)
+            begun += added
+        if common_random_numbers:
+            live = live.merged(environment, actions, count)
+            if differences_only:
+                finished = np.bincount(live.row) == count
+                left = length - live.time[finished]
+                merged += count * int(left.sum())
+                live = live.only(~finished)
+                if not len(live.leader):
+                    continue
+        chosen = actions[live.leader]
+        later = live.time > 0
+        if later.any():
+            acting = live.states if later.all() else live.states.select(later)
+            drawn = live.leader // count if common_random_numbers else live.leader
+            observations = normalize(policy.cast(environment.observe(acting)))
+            chosen[later] = act(observations, noise[live.time[later] - 1, drawn[later]])
+        step = environment.step(live.states, chosen)
+        simulated += len(live.leader)
+        merged += len(live.member) - len(live.leader)
+        q_values[live.member] += (powers[live.time] * reward(step.rewards))[live.row]
+        live = dataclasses.replace(live, states=step.states, time=live.time + 1)
+        # The time limit is the episode's, not the branch's.
+        live = live.only(~step.terminated & (live.time < length))
+    return BranchValues(q_values.reshape(size, count), simulated, merged)
+
+
+@dataclasses.dataclass(frozen=True)
+class _LiveBranches:
+    """Branches that have not ended, of which several may have one simulator: a row.
+
+    Attributes:
+      states: R states, a row each.
+      time: [R] steps that the row's branches have taken.
+      leader: [R] the row's first branch, as an index into the N * K of all states.
+      member: [M] ascending indices of the live branches.
+      row: [M] their rows.
+    """
+
+    states: environments.EnvironmentStates
+    time: np.ndarray
+    leader: np.ndarray
+    member: np.ndarray
+    row: np.ndarray
+
+    @classmethod
+    def none(cls, states: environments.EnvironmentStates) -> "_LiveBranches":
+        empty = np.zeros(0, np.int64)
+        return cls(states.select(empty), empty, empty, empty, empty)
+
+    def joined_by(
+        self, states: environments.EnvironmentStates, branches: np.ndarray
+    ) -> "_LiveBranches":
+        """Returns these and new branches, a row and a state each."""
+        rows = len(self.leader) + np.arange(len(branches))
+        return _LiveBranches(
+            type(states).concatenate([self.states, states]),
+            np.concatenate([self.time, np.zeros(len(branches), np.int64)]),
+            np.concatenate([self.leader, branches]),
+            np.concatenate([self.member, branches]),
+            np.concatenate([self.row, rows]),
+        )
+
+    def only(self, kept: np.ndarray) -> "_LiveBranches":
+        """Returns the branches of the rows at the [R] bool mask."""
+        if kept.all():
+            return self
+        stay = kept[self.row]
+        return _LiveBranches(
+            self.states.select(kept),
+            self.time[kept],
+            self.leader[kept],
+            self.member[stay],
+            (np.cumsum(kept) - 1)[self.row[stay]],
+        )
+
+    def merged(
+        self, environment: environments.Environment, actions: np.ndarray, count: int
+    ) -> "_LiveBranches":
+        """Returns the branches with equal ones of a state in one row.
+
+        Args:
+          environment: environment of the states.
+          actions: [N * K, ...] first actions.
+          count: K.
+        """
+        prints = environment.fingerprints(self.states)
+        if prints is None:
+            return self
+        first: dict[tuple, int] = {}
+        into = np.empty(len(prints), np.int64)
+        for i, (fingerprint, branch, time) in enumerate(
+            zip(prints, self.leader.tolist(), self.time.tolist(), strict=True)
+        ):
+            action = actions[branch].tobytes() if time == 0 else b""
+            into[i] = first.setdefault((branch // count, action, fingerprint), i)
+        together = dataclasses.replace(self, row=into[self.row])
+        return together.only(into == np.arange(len(into)))
 
 
 def check_restorable(environment: environments.Environment) -> None:

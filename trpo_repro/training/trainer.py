@@ -139,7 +139,7 @@ class Trainer:
             "normalizer": normalizer,
             "update": memory,
         }
-        return learned, {**report, "explained_variance": estimate.explained_variance}
+        return learned, {**report, **estimate.report}
 
     def _episodes(self, state, sample, fresh) -> episodes_lib.Episodes:
         """Returns the episodes that ended in a sample, with finite returns."""
