@@ -17,7 +17,7 @@ from matplotlib import figure
 
 import trpo_repro.commands.quiet  # noqa: F401, before what imports TensorFlow
 from trpo_repro import environments, files, presets, training
-from trpo_repro.analysis import intervals, tables, variances
+from trpo_repro.analysis import tables, variances
 from trpo_repro.commands import cli
 from trpo_repro.environments import tabular
 from trpo_repro.policies import policy as policy_lib
@@ -120,8 +120,7 @@ def measure(problem: Problem, paths: int) -> list[dict]:
         paths_of = others if name == "importance sampled" else own
         found = estimators.gradients(name, paths_of, problem.behavior)
         generator = np.random.default_rng(0)
-        variance = intervals.of_statistic(variances.gradient_variance, found, generator)
-        snr = intervals.of_statistic(variances.gradient_signal_to_noise, found, generator)
+        variance, snr = variances.GradientStatistics(found).intervals(generator)
         error: float | str = ""
         expected: float | str = ""
         if problem.exact is not None:

@@ -302,6 +302,7 @@ def _theory_section(out: pathlib.Path) -> list[str]:
             "gradient_variance/gradient_variance.csv",
             "gradient_variance.py --out=results/gradient_variance",
         ),
+        ("vine/vine_information.csv", "vine_information.py --out=results/vine"),
         ("kfac/kfac.csv", "kfac.py --out=results/kfac"),
     ):
         if (out / path).exists():

@@ -17,7 +17,7 @@ from matplotlib import figure
 
 import trpo_repro.commands.quiet  # noqa: F401, before what imports TensorFlow
 from trpo_repro import files, presets, training
-from trpo_repro.analysis import intervals, tables, variances
+from trpo_repro.analysis import tables, variances
 from trpo_repro.commands import cli
 from trpo_repro.estimation import estimators, returns, surrogates
 from trpo_repro.randomness import Key
@@ -107,8 +107,7 @@ def measure(task: str, gradients: int, iterations: int, **changes: Any) -> list[
     table = []
     for estimator, drawn in samples.items():
         generator = np.random.default_rng(0)
-        variance = intervals.of_statistic(variances.gradient_variance, np.stack(drawn), generator)
-        snr = intervals.of_statistic(variances.gradient_signal_to_noise, np.stack(drawn), generator)
+        variance, snr = variances.GradientStatistics(np.stack(drawn)).intervals(generator)
         mean_steps = round(np.mean(steps[estimator]))
         values = (
             task, iterations, estimator, counts.get(estimator, mean_steps), mean_steps,

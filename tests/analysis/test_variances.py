@@ -28,8 +28,22 @@ def test_signal_to_noise_of_known_gradients():
     """E g = (3, 4), deviation 1 in two directions: 25 / 2. The bounds are 3 standard errors of the
     variance, 1/√n each."""
     gradients = np.array([3.0, 4.0]) + np.random.default_rng(0).standard_normal((4000, 2))
-    assert variances.gradient_signal_to_noise(gradients) == pytest.approx(12.5, rel=0.05)
-    assert variances.gradient_variance(gradients) == pytest.approx(2.0, rel=0.05)
+    statistics = variances.GradientStatistics(gradients)
+    assert statistics.signal_to_noise(np.arange(4000)) == pytest.approx(12.5, rel=0.05)
+    assert statistics.variance(np.arange(4000)) == pytest.approx(2.0, rel=0.05)
+
+
+def test_gradient_statistics_by_their_definitions():
+    """Of a sample with repeats: all pairs one by one, and NumPy's variance; 1e-10 for float64's
+    sums. A gradient paired with itself is no pair of two samples."""
+    gradients = np.random.default_rng(0).standard_normal((6, 3)) + 1
+    index = np.array([0, 0, 2, 3, 5, 5, 5])
+    statistics = variances.GradientStatistics(gradients)
+    variance = gradients[index].var(axis=0, ddof=1).sum()
+    pairs = [gradients[i] @ gradients[j] for i in index for j in index if i != j]
+    assert statistics.variance(index) == pytest.approx(variance, rel=1e-10)
+    assert statistics.signal_to_noise(index) == pytest.approx(np.mean(pairs) / variance, rel=1e-10)
+    assert np.isnan(statistics.signal_to_noise(np.zeros(3, int)))
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +79,7 @@ def test_reward_to_go_and_a_baseline_lower_the_variance(finite):
     """By factors of at least 5 and 1.2 on this process."""
     _, found = finite
     plain, to_go, baseline, control, other = (
-        variances.gradient_variance(found[name]) for name in variances.PathEstimators.NAMES
+        found[name].var(axis=0, ddof=1).sum() for name in variances.PathEstimators.NAMES
     )
     assert to_go < plain / 5
     assert baseline < to_go / 1.2

@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from trpo_repro import environments
+from trpo_repro.analysis import intervals
 from trpo_repro.estimation import baselines, returns, surrogates
 from trpo_repro.policies import policy as policy_lib
 from trpo_repro.randomness import Key
@@ -84,21 +85,47 @@ def surrogate_gradient(
     return lambda theta, batch: gradient(theta, {name: batch[name] for name in specs}).numpy()
 
 
-def gradient_variance(gradients: np.ndarray) -> float:
-    """Returns tr Cov(g) of [M, P] samples."""
-    return float(gradients.var(axis=0, ddof=1).sum())
+class GradientStatistics:
+    """Statistics of [M, P] sampled gradients g, and of samples of them.
 
-
-def gradient_signal_to_noise(gradients: np.ndarray) -> float:
-    """Returns ‖E g‖² / tr Cov(g) of [M, P] samples, free of the estimator's scale.
-
-    The squared norm is the mean of gᵢᵀgⱼ over different samples, without bias; equal gradients are
-    one sample drawn twice by a bootstrap, and are left out as the diagonal is.
+    A sample is an array of indices into the M, with repeats where it is a bootstrap's.
     """
-    _, label = np.unique(gradients, axis=0, return_inverse=True)
-    different = label.ravel()[:, None] != label.ravel()
-    products = (gradients @ gradients.T)[different]
-    return float(products.mean() / gradient_variance(gradients)) if len(products) else np.nan
+
+    def __init__(self, gradients: np.ndarray):
+        gradients = gradients.astype(np.float64, copy=False)
+        self._products = gradients @ gradients.T
+
+    def variance(self, index: np.ndarray) -> float:
+        """Returns tr Cov(g)."""
+        count, whole, own, _ = self._sums(index)
+        return float((own - whole / count) / (count - 1))
+
+    def signal_to_noise(self, index: np.ndarray) -> float:
+        """Returns ‖E g‖² / tr Cov(g), free of the estimator's scale.
+
+        The squared norm is the mean of gᵢᵀgⱼ over different gradients, without bias.
+        """
+        count, whole, _, repeated = self._sums(index)
+        pairs = count**2 - (np.bincount(index) ** 2).sum()
+        if not pairs:
+            return np.nan
+        return float((whole - repeated) / pairs / self.variance(index))
+
+    def intervals(
+        self, generator: np.random.Generator
+    ) -> tuple[intervals.Interval, intervals.Interval]:
+        """Returns the variance and the signal-to-noise ratio."""
+        index = np.arange(len(self._products))
+        variance = intervals.of_statistic(self.variance, index, generator)
+        return variance, intervals.of_statistic(self.signal_to_noise, index, generator)
+
+    def _sums(self, index):
+        """Returns the sample's size and its Σᵢⱼ gᵢᵀgⱼ, Σᵢ gᵢᵀgᵢ, and Σ gᵢᵀgⱼ where i and j are
+        one gradient."""
+        times = np.bincount(index, minlength=len(self._products)).astype(np.float64)
+        own = np.diag(self._products)
+        whole = times @ self._products @ times
+        return len(index), whole, (times * own).sum(), (times**2 * own).sum()
 
 
 class PathEstimators:
