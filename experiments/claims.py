@@ -29,7 +29,9 @@ from trpo_repro.commands import cli
 flags.declare_key_flag("budget")
 RESULTS = flags.DEFINE_string("results", "results", "Directory of results; claims.md goes there.")
 
-HOLDS, FAILS, UNKNOWN = "holds", "does not hold", "not enough data"
+HOLDS, FAILS = "holds", "does not hold"
+UNDECIDED = "undecided"  # the data are there, and their interval allows both
+UNKNOWN = "not enough data"
 ROUNDING = 1e-9  # of the scale of returns: what two linear solves may disagree by
 
 
@@ -38,7 +40,7 @@ class Verdict(NamedTuple):
 
     Attributes:
       estimate: numbers with their ranges.
-      verdict: HOLDS, FAILS or UNKNOWN.
+      verdict: HOLDS, FAILS, UNDECIDED or UNKNOWN.
       parts: judgment → the parts of the claim that it is of; empty for a claim without parts.
     """
 
@@ -51,7 +53,7 @@ class Verdict(NamedTuple):
         """The verdict's reason in a few words."""
         if not self.parts:
             return self.estimate
-        words = {HOLDS: "yes", FAILS: "no", UNKNOWN: "lacks data"}
+        words = {HOLDS: "yes", FAILS: "no", UNDECIDED: "undecided", UNKNOWN: "lacks data"}
         return "; ".join(
             f"{words[judgment]}: {', '.join(self.parts[judgment])}"
             for judgment in words
@@ -171,12 +173,12 @@ def _percent(interval: intervals.Interval) -> str:
 
 
 def _judged(holds: bool, fails: bool) -> str:
-    return HOLDS if holds else FAILS if fails else UNKNOWN
+    return HOLDS if holds else FAILS if fails else UNDECIDED
 
 
 def _all(judgments: Sequence[str]) -> str:
     """Returns the judgment on a claim whose every part must hold."""
-    for verdict in (FAILS, UNKNOWN):
+    for verdict in (FAILS, UNKNOWN, UNDECIDED):
         if verdict in judgments:
             return verdict
     return HOLDS
@@ -328,7 +330,10 @@ def line_search_prevents_catastrophes(results: Results) -> Verdict:
     def one_is_enough(judgments):  # "occasionally"; to deny it, every task must
         if HOLDS in judgments:
             return HOLDS
-        return UNKNOWN if UNKNOWN in judgments else FAILS
+        for verdict in (UNKNOWN, UNDECIDED):
+            if verdict in judgments:
+                return verdict
+        return FAILS
 
     return _each(configs.ABLATION_TASKS, of_task, one_is_enough)
 
@@ -480,7 +485,9 @@ def _no_faster(results: Results, names: Sequence[str]) -> Verdict:
         task, _, name = pair.partition(" ")
         relative = _relative_speed(results, task, name)
         edge = results.at_edge(task, name)
-        verdict = _judged(relative.below(SIMILAR) and not edge, relative.above(SIMILAR))
+        verdict = _judged(relative.below(SIMILAR), relative.above(SIMILAR))
+        if edge and verdict != FAILS:
+            verdict = UNKNOWN  # of the values beyond
         text = f"relative speed {_percent(relative)}{', at the edge of its sweep' if edge else ''}"
         return Verdict(text, verdict)
 

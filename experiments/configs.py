@@ -46,7 +46,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     "natural_gradient": Algorithm(
         "natural gradient",
         {"algorithm": "natural_gradient"},
-        ("step_size", (0.1, 0.3, 1.0, 3.0, 10.0)),
+        ("step_size", (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)),
     ),
     "max_kl": Algorithm("max KL", {"algorithm": "max_kl"}),
     "empirical_fim": Algorithm("empirical FIM", {"algorithm": "empirical_fim"}),
@@ -58,7 +58,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     "vanilla_policy_gradient": Algorithm(
         "vanilla policy gradient",
         {"algorithm": "vanilla_policy_gradient"},
-        ("step_size", (0.3, 1.0, 3.0, 10.0, 30.0)),
+        ("step_size", (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)),
     ),
     "reps": Algorithm("REPS", {"algorithm": "reps"}),
     "truncated_natural_gradient": Algorithm(

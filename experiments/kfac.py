@@ -1,17 +1,19 @@
-"""Conjugate gradient with and without K-FAC: how good is the step after k products?
+"""Conjugate gradient with and without K-FAC: how good is the step after k products, at what cost?
 
 python experiments/kfac.py --out=results/kfac
 
-At one policy the step direction is computed from several independent batches, each with k
-Fisher-vector products. Reported are conjugate gradient's relative residual; the gain, which is the
-improvement that the linear model foretells at the KL limit, over that of the paper's 10 products
-without a preconditioner; and the same of fresh batches, which the direction has not seen: what a
-step is worth. The policies are those of 10 iterations of training, and on Pong of the published
-run.
+At one policy the step direction is computed from several batches, each with k Fisher-vector
+products. Reported are conjugate gradient's relative residual; the processor's time, K-FAC's factors
+and their inverses included; the gain, which is the improvement that the linear model foretells at
+the KL limit; and the gain on other batches, which no direction has seen: what a step is worth.
+Times and gains are over those of the paper's 10 products without a preconditioner. The policies are
+those of 10 iterations of training, and on Pong of the run in results/.
 """
 
 import dataclasses
+import math
 import pathlib
+import time
 from typing import NamedTuple
 
 import trpo_repro.commands.quiet  # before what imports TensorFlow
@@ -40,16 +42,22 @@ from trpo_repro.training import factories
 TASK = flags.DEFINE_multi_enum(
     "tasks", configs.KFAC_TASKS, configs.KFAC_TASKS, "Tasks; repeatable."
 )
-BATCHES = flags.DEFINE_integer("batches", 5, "Independent batches of a task.", lower_bound=3)
-PONG = "results/atari/pong/single_path/seed_1"
+BATCHES = flags.DEFINE_integer(
+    "batches",
+    5,
+    "Batches of a task for directions, and as many others to test them.",
+    lower_bound=3,
+)
+PONG = "atari/pong/single_path/seed_1"
 ITERATIONS = 10  # of training, on the other tasks
-STEPS = {"hopper": 100_000, "walker": 100_000, "pong": 20_000}  # of a batch; else the preset's
+STEPS = {"hopper": 100_000, "walker": 100_000}  # of a batch; else the preset's
+FISHER_STATES = 2_000  # of a batch, at most
 DAMPINGS = (None, 0.1, 0.01, 0.001)  # λ of K-FAC's factors; None: no preconditioner
 PRODUCTS = (1, 2, 3, 5, 10, 20)
 PAPER = (None, 10)  # the setting whose gain is 1
 FRESH_RANGE = (-0.5, 3.0)  # of the axis of gains on fresh batches
 COLUMNS = (
-    "task", "iteration", "steps", "damping", "products", "residual",
+    "task", "iteration", "steps", "damping", "products", "residual", "time",
     "gain", "gain_low", "gain_high", "fresh_gain", "fresh_gain_low", "fresh_gain_high",
 )  # fmt: skip
 
@@ -73,10 +81,10 @@ class Subject:
     iteration: int
 
 
-def subject(task: str) -> Subject:
-    """Returns the policy of a task."""
+def subject(task: str, results: pathlib.Path) -> Subject:
+    """Returns the policy of a task; results: where the run of Pong is."""
     if task == "pong":
-        config, environment, trained = trpo_repro.load(PONG)
+        config, environment, trained = trpo_repro.load(results / PONG)
         return Subject(config, environment, trained.policy, trained.theta, trained.iteration)
     config = presets.PAPER[task]
     steps = STEPS.get(task, config.steps_per_iteration)
@@ -146,7 +154,8 @@ class Steps:
         tensors = {name: tf.constant(rows[name]) for name in names}
         count = len(rows["observations"])
         generator = np.random.default_rng(seed)
-        chosen = generator.choice(count, round(config.fisher_fraction * count), replace=False)
+        size = min(round(config.fisher_fraction * count), FISHER_STATES)
+        chosen = generator.choice(count, size, replace=False)
         fisher_states = tf.gather(tensors["observations"], np.sort(chosen))
         return Batch(self._gradient(tensors), fisher_states, self.factors(fisher_states))
 
@@ -158,10 +167,11 @@ class Steps:
         x, residual = self._solve(batch, of_factors, tf.constant(products))
         return x, float(residual)
 
-    def gain(self, batch: Batch, direction: tf.Tensor) -> float:
-        """Returns gᵀx / sqrt(xᵀA x): the improvement at the KL limit δ, over sqrt(2δ)."""
-        curvature = tf.tensordot(direction, self.product(batch.states, direction), 1)
-        return float(tf.tensordot(batch.gradient, direction, 1) / tf.sqrt(curvature))
+    def gain(self, gradients: list[tf.Tensor], states: tf.Tensor, x: tf.Tensor) -> np.ndarray:
+        """Returns gᵀx / sqrt(xᵀA x) for each g, A of the states: the improvement at the KL limit δ,
+        over sqrt(2δ)."""
+        curvature = tf.tensordot(x, self.product(states, x), 1)
+        return (tf.linalg.matvec(tf.stack(gradients), x) / tf.sqrt(curvature)).numpy()
 
     def _means(self, rows):
         policy = self._subject.policy
@@ -186,51 +196,65 @@ class Steps:
         return solution.x, solution.relative_residual
 
 
-def measure(task: str, batch_count: int) -> list[dict]:
-    """Returns the rows of the table for one task."""
-    policy = subject(task)
-    size = STEPS.get(task, policy.config.steps_per_iteration)
+def measure(policy: Subject, batch_count: int) -> list[dict]:
+    """Returns the rows of the table for one policy."""
+    config = policy.config
+    size = STEPS.get(config.task, config.steps_per_iteration)
     steps = Steps(policy)
     batches = [steps.batch(seed, size) for seed in range(1, batch_count + 1)]
+    tests = [steps.batch(batch_count + seed, size) for seed in range(1, batch_count + 1)]
+    share = math.ceil(len(tests[0].states) / batch_count)
+    test_states = tf.concat([test.states[:share] for test in tests], axis=0)
+    test_gradients = [test.gradient for test in tests]
 
     def of_setting(damping, products):
-        """Returns residuals [M], gains [M] and gains by the other batches, means, [M]."""
+        """Returns residuals [D], seconds, gains on the own batch [D] and on others [D, T]."""
         residuals, own, fresh = [], [], []
+        steps.direction(batches[0], damping, 1)  # compiles it
+        seconds = 0.0
         for batch in batches:
+            begun = time.process_time()
+            if damping is not None:
+                steps.factors(batch.states)
             x, residual = steps.direction(batch, damping, products)
+            seconds += time.process_time() - begun
             residuals.append(residual)
-            own.append(steps.gain(batch, x))
-            fresh.append(np.mean([steps.gain(other, x) for other in batches if other is not batch]))
-        return np.array(residuals), np.array(own), np.array(fresh)
+            own.append(steps.gain([batch.gradient], batch.states, x)[0])
+            fresh.append(steps.gain(test_gradients, test_states, x))
+        return np.array(residuals), seconds, np.array(own), np.array(fresh)
 
-    _, *units = of_setting(*PAPER)
+    _, paper_seconds, *units = of_setting(*PAPER)
     rows = []
     for damping in DAMPINGS:
         for products in PRODUCTS:
-            residuals, *gains = of_setting(damping, products)
-            ratios = [_ratio(gain, unit) for gain, unit in zip(gains, units, strict=True)]
+            residuals, seconds, *gains = of_setting(damping, products)
+            on_own, on_others = (
+                _ratio(gain, unit) for gain, unit in zip(gains, units, strict=True)
+            )
             cells = (
-                task, policy.iteration, size, "" if damping is None else damping, products,
-                float(residuals.mean()), *ratios[0], *ratios[1],
+                config.task, policy.iteration, size, "" if damping is None else damping, products,
+                float(residuals.mean()), seconds / paper_seconds, *on_own, *on_others,
             )  # fmt: skip
             rows.append(dict(zip(COLUMNS, cells, strict=True)))
             print(
-                f"{task:9} damping {damping or 'none':<5} k = {products:2}: residual "
-                f"{residuals.mean():.3f}, gain {ratios[0]}, of fresh batches {ratios[1]}",
+                f"{config.task:9} damping {damping or 'none':<5} k = {products:2}: residual "
+                f"{residuals.mean():.3f}, time {seconds / paper_seconds:.2f}, gain {on_own}, "
+                f"on other batches {on_others}",
                 flush=True,
             )
     return rows
 
 
 def draw(rows: list[dict], path: pathlib.Path) -> None:
-    """Draws residuals and gains over products, a column a task."""
+    """Draws residuals, gains and times over products, a column a task."""
     tasks = list(dict.fromkeys(row["task"] for row in rows))
-    canvas = figure.Figure(figsize=(2.7 * len(tasks), 7), layout="constrained")
-    grid = canvas.subplots(3, len(tasks), squeeze=False, sharex=True, sharey="row")
+    canvas = figure.Figure(figsize=(2.7 * len(tasks), 9), layout="constrained")
+    grid = canvas.subplots(4, len(tasks), squeeze=False, sharex=True, sharey="row")
     panels = {
         "residual": "relative residual",
         "gain": "gain on its own batch",
-        "fresh_gain": "gain on fresh batches",
+        "fresh_gain": "gain on other batches",
+        "time": "processor's time",
     }
     for column, task in enumerate(tasks):
         widths = [
@@ -252,7 +276,7 @@ def draw(rows: list[dict], path: pathlib.Path) -> None:
                 x = [row["products"] for row in chosen]
                 legend = "no preconditioner" if damping is None else f"K-FAC, λ = {damping}"
                 (line,) = axes.plot(x, [row[name] for row in chosen], marker=".", label=legend)
-                if name != "residual":
+                if name in ("gain", "fresh_gain"):
                     low, high = (
                         [row[f"{name}_{end}"] for row in chosen] for end in ("low", "high")
                     )
@@ -261,6 +285,8 @@ def draw(rows: list[dict], path: pathlib.Path) -> None:
                 axes.set(yscale="log", ylim=(1e-3, 10))
             else:
                 axes.axhline(1, color="gray", linewidth=0.8)
+            if name == "time":
+                axes.set(yscale="log", ylim=(0.05, 20))
             if name == "fresh_gain":
                 axes.set_ylim(*FRESH_RANGE)
             axes.set(xscale="log")
@@ -275,28 +301,32 @@ def draw(rows: list[dict], path: pathlib.Path) -> None:
         *grid[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=len(DAMPINGS)
     )
     canvas.supxlabel(
-        "gain: foretold improvement at the KL limit, over that of 10 products without a "
-        "preconditioner; bands: 95% bootstrap interval over batches",
+        "gain: foretold improvement at the KL limit; gains and times are over those of 10 products "
+        "without a preconditioner; bands: 95% bootstrap interval over batches",
         fontsize=8,
     )
     canvas.savefig(path, dpi=110)
 
 
 def _ratio(gains: np.ndarray, units: np.ndarray) -> intervals.Interval:
-    """Returns the ratio of two means of [M] values, one a batch each."""
-    pairs = np.stack([gains, units], axis=1)
-    return intervals.of_statistic(
-        lambda drawn: float(drawn[:, 0].mean() / drawn[:, 1].mean()),
-        pairs,
-        np.random.default_rng(0),
-    )
+    """Returns the ratio of two means, of [D] directions' values or of [D, T] tables."""
+    pairs = np.stack([gains, units], axis=-1)
+    statistic = lambda drawn: float(drawn[..., 0].mean() / drawn[..., 1].mean())  # noqa: E731
+    resampled = intervals.of_statistic if gains.ndim == 1 else intervals.of_table
+    return resampled(statistic, pairs, np.random.default_rng(0))
 
 
 def main(_):
     directory = cli.output_directory("results/kfac")
-    rows = [row for task in TASK.value for row in measure(task, BATCHES.value)]
-    files.write_text(directory / "kfac.csv", tables.csv_text(COLUMNS, rows))
-    draw(rows, directory / "kfac.png")
+    order = sorted(TASK.value, key="pong".__ne__)  # what may be missing first
+    found: dict[str, list[dict]] = {}
+    for task in order:
+        with cli.refused_errors():
+            policy = subject(task, directory.parent)
+        found[task] = measure(policy, BATCHES.value)
+        rows = [row for name in TASK.value for row in found.get(name, [])]
+        files.write_text(directory / "kfac.csv", tables.csv_text(COLUMNS, rows))
+        draw(rows, directory / "kfac.png")
 
 
 if __name__ == "__main__":

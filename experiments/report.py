@@ -116,11 +116,12 @@ def _summary(
     papers = {name: v for name, v in verdicts.items() if name.startswith("C")}
     counts = {
         verdict: sum(v.verdict == verdict for v in papers.values())
-        for verdict in (claims.HOLDS, claims.FAILS, claims.UNKNOWN)
+        for verdict in (claims.HOLDS, claims.FAILS, claims.UNDECIDED, claims.UNKNOWN)
     }
     lines = [
         f"**Of the {len(papers)} claims, {counts[claims.HOLDS]} hold here, "
-        f"{counts[claims.FAILS]} do not, and {counts[claims.UNKNOWN]} lack data so far** "
+        f"{counts[claims.FAILS]} do not, {counts[claims.UNDECIDED]} are "
+        f"undecided, and {counts[claims.UNKNOWN]} lack data so far** "
         f"([how each is judged, with its numbers]({out}/claims.md)). Q1 to Q6 are questions beside "
         "them.",
         "",

@@ -167,9 +167,10 @@ class Study:
         if cell.rollouts_per_state:
             per_state = np.mean([s.branch_steps / len(s.q_values) for s in samples])
             informative = np.mean([(np.ptp(s.q_values, axis=1) > 0).mean() for s in samples])
+        gain = intervals.of_table(np.mean, np.array(gains), np.random.default_rng(0))
         values = (
             self.game, self.name, cell.name, *(value or "" for value in cell),
-            per_state, informative, *scaled, *_mean_over_both(np.array(gains)),
+            per_state, informative, *scaled, *gain,
         )  # fmt: skip
         row = dict(zip(COLUMNS, values, strict=True))
         print(tables.csv_text(COLUMNS, [row]).splitlines()[1], flush=True)
@@ -252,18 +253,6 @@ def _chunks(sample: Any, config: Config) -> Iterator[dict]:
     for first in range(0, count - size + 1, size):
         chunk = {name: array[first : first + size] for name, array in rows.items()}
         yield {**chunk, "observations": chunk["observations"].stacked()}
-
-
-def _mean_over_both(gains: np.ndarray) -> intervals.Interval:
-    """Returns the mean of [S, M] gains of S steps on M batches, resampled over both."""
-    generator = np.random.default_rng(0)
-    means = [
-        gains[generator.integers(len(gains), size=len(gains))][
-            :, generator.integers(gains.shape[1], size=gains.shape[1])
-        ].mean()
-        for _ in range(intervals.RESAMPLES)
-    ]
-    return intervals.Interval(float(gains.mean()), *map(float, np.quantile(means, [0.025, 0.975])))
 
 
 def _measure(sizes: tuple[int, int], subject: Subject) -> list[dict]:

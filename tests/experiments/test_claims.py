@@ -100,7 +100,7 @@ def test_surrogate_variance_claim(tmp_path, vine, verdict):
 
 
 @pytest.mark.parametrize(
-    ("baseline", "verdict"), [(2.0, claims.HOLDS), (9.5, claims.UNKNOWN), (20.0, claims.FAILS)]
+    ("baseline", "verdict"), [(2.0, claims.HOLDS), (9.5, claims.UNDECIDED), (20.0, claims.FAILS)]
 )
 def test_gradient_variance_question(tmp_path, baseline, verdict):
     """Of 100, 10, the state baseline's, and a tenth of that; intervals of ± 10%."""
@@ -274,7 +274,7 @@ def test_scattered_marks_are_no_verdict(tmp_path):
     """Cart-pole's seeds lie around the mark: neither solved nor not."""
     _world(tmp_path, finals={("cartpole", "single_path"): 8.75})
     verdicts = _judge(tmp_path)
-    assert verdicts["C1"].verdict == claims.UNKNOWN
+    assert verdicts["C1"].verdict == claims.UNDECIDED
 
 
 def test_too_few_seeds_are_no_verdict(tmp_path):

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from trpo_repro import settings
 from trpo_repro.estimation import surrogates
 from trpo_repro.optimization import chunks, curvature, trust_region
 from trpo_repro.policies import kronecker
@@ -40,7 +41,17 @@ class PolicyUpdate:
           weighted_states: batches hold `weights`, which every mean over states is taken with.
           stacked_frames: observations are `frames.StackedFrames`.
           chunk_size: states that the graph holds activations of at one time.
+
+        Raises:
+          ValueError: a preconditioner for a direction that is the gradient's own.
         """
+        if method.curvature is trust_region.Curvature.IDENTITY:
+            settings.require(
+                method.preconditioner == "none",
+                "preconditioner",
+                method.preconditioner,
+                "none with Curvature.IDENTITY",
+            )
         self._policy = policy
         self._surrogate = surrogate
         self._method = method

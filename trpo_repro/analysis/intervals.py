@@ -94,6 +94,18 @@ def of_statistic(
     return Interval(float(statistic(samples)), float(interval.low), float(interval.high))
 
 
+def of_table(
+    statistic: Callable[[np.ndarray], float], table: np.ndarray, generator: np.random.Generator
+) -> Interval:
+    """Returns a statistic of an [S, M, ...] table whose cells share what their row and what their
+    column was drawn with, resampled over rows and over columns (Owen, 2007)."""
+    drawn = []
+    for _ in range(RESAMPLES):
+        rows, columns = (generator.integers(size, size=size) for size in table.shape[:2])
+        drawn.append(statistic(table[rows][:, columns]))
+    return Interval(float(statistic(table)), *map(float, np.quantile(drawn, [0.025, 0.975])))
+
+
 def across_seeds(curves: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """Returns mean and 95% percentile-bootstrap interval over seeds.
 
