@@ -399,8 +399,9 @@ def most_steps(run: Run, iterations: int) -> int:
     if asked.algorithm in config.BLACK_BOX:
         return iterations * asked.population * asked.episodes_per_candidate * 1000
     if asked.sampler == "vine":
-        branches = asked.rollout_states * asked.rollouts_per_state
-        return iterations * (asked.trunks * asked.path_length + branches * asked.rollout_length)
+        branches = asked.rollout_states * asked.rollouts_per_state * asked.rollout_length
+        branches = min(branches, asked.branch_steps or branches)
+        return iterations * (asked.trunks * asked.path_length + branches)
     return iterations * asked.steps_per_iteration
 
 

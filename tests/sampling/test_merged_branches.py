@@ -142,6 +142,51 @@ def test_states_with_equal_fingerprints_have_equal_futures(game):
         assert prints == [prints[i] for i in into]
 
 
+@pytest.mark.parametrize("limit", [1, 400, 10**6])
+@pytest.mark.parametrize("apart", [True, False])
+def test_no_state_begins_after_the_limit_of_steps(monkeypatch, limit, apart):
+    """Those that began have the Q-values that they have without a limit, and end."""
+    arguments = _tabular_setting()
+    if apart:
+        _apart(monkeypatch, arguments[0])
+    whole = vine.branch_values(*arguments, length=15, discount=0.9)
+    limited = vine.branch_values(*arguments, length=15, discount=0.9, most_steps=limit)
+    begun = len(limited.q_values)
+    np.testing.assert_array_equal(limited.q_values, whole.q_values[:begun])
+    most = limit + max(limit, 5 * 15)  # what began at one time: one state's, or the limit's
+    assert min(limit, whole.steps) <= limited.steps < most
+    assert (begun == 1) == (limit == 1)
+    assert (begun == 40) == (limit > whole.steps)
+
+
+@pytest.mark.parametrize("limit", [0, 30])
+def test_a_vines_values_are_those_of_its_states(limit):
+    """Branches of one step earn r(s, a), which the observations of the rollout states tell."""
+    environment, policy, theta, *_ = _tabular_setting()
+    sample = vine.sample_vine(
+        environment,
+        policy,
+        theta,
+        Key(5),
+        states=4,
+        trunk_length=30,
+        rollout_states=90,
+        rollouts_per_state=2,
+        rollout_length=1,
+        discount=0.9,
+        branch_steps=limit,
+    )
+    assert len(sample.state_index) == len(set(sample.state_index.tolist()))
+    assert (len(sample.state_index) < 90) == (limit > 0)
+    states = sample.trajectories.observations.reshape(120, 4)[sample.state_index].argmax(axis=1)
+    rewards = mdp.random_mdp(0, states=4, actions=3, discount=0.8).rewards
+    expected = rewards[states[:, None], sample.actions]
+    # A state of which both branches took one action was done before its first step.
+    same = sample.actions[:, 0] == sample.actions[:, 1]
+    assert same.any()
+    np.testing.assert_array_equal(sample.q_values, np.where(same[:, None], 0, expected))
+
+
 def test_training_reports_what_merged_and_how_many_states_tell_actions_apart():
     config = Config(
         task="pong",

@@ -27,6 +27,12 @@ class VineSettings(
     rollout_length: int = setting(
         50, "Environment steps of a branch that does not terminate before", at_least=1
     )
+    branch_steps: int = setting(
+        0,
+        "Environment steps of an iteration's branches, after which no other state's begin and "
+        "fewer than N have branches; 0 for no limit",
+        at_least=0,
+    )
     proposal: str = setting(
         "policy",
         "Distribution q of the branches' first actions; uniform for discrete actions alone",
@@ -46,7 +52,8 @@ class Vine:
     Attributes:
       trajectories: [T, B] trunks, that the rollout states were chosen from.
       after: the B states after the trunks' last step.
-      state_index: [N] int64, the rollout states among the T * B trunk states in row-major order.
+      state_index: [N] int64, the places of the rollout states among the T * B trunk states in
+        row-major order.
       actions: [N, K, ...], the branches' first actions, from q.
       proposal_log_probs: [N, K] float32, log q(a|s).
       q_values: [N, K] float64, discounted sums of the branches' rewards; a state whose branches
@@ -101,7 +108,8 @@ class BranchValues(NamedTuple):
     """What the branches of N states gave.
 
     Attributes:
-      q_values: [N, K] float64, Σ_t γᵗ r_t from a branch's first step.
+      q_values: [N, K] float64, Σ_t γᵗ r_t from a branch's first step; fewer than N with a limit
+        of steps.
       steps: environment steps simulated.
       merged_steps: environment steps of branches that were equal to a simulated one.
     """
@@ -147,6 +155,7 @@ class VineSampler:
                 rollout_states=settings.rollout_states // settings.shards,
                 rollouts_per_state=settings.rollouts_per_state,
                 rollout_length=settings.rollout_length,
+                branch_steps=-(-settings.branch_steps // settings.shards),
                 discount=settings.discount,
                 proposal=settings.proposal,
                 reward=np.sign if settings.clip_rewards else np.asarray,
@@ -171,6 +180,7 @@ def sample_vine(
     rollouts_per_state: int,
     rollout_length: int,
     discount: float,
+    branch_steps: int = 0,
     proposal: str = "policy",
     normalize: Callable[[np.ndarray], np.ndarray] = np.asarray,
     reward: Callable[[np.ndarray], np.ndarray] = np.asarray,
@@ -192,6 +202,8 @@ def sample_vine(
         are discrete actions, every action is taken once and K is their number.
       rollout_length: steps of a branch that does not end before.
       discount: γ.
+      branch_steps: steps of branches after which no other state's begin; 0 for no limit. The
+        states are taken in a random order then.
       proposal: q, `policy` or `uniform`.
       normalize: [N, ...] observations → what the policy sees.
       reward: [N] rewards → those that Q-values sum; the trunks keep their own.
@@ -220,6 +232,9 @@ def sample_vine(
         normalize=normalize,
         keep=keep,
     )
+    if branch_steps:
+        order = generator.permutation(rollout_states)
+        chosen, kept = chosen[order], kept.select(order)
     actions, log_probs = propose(
         policy,
         theta,
@@ -240,8 +255,10 @@ def sample_vine(
         normalize=normalize,
         reward=reward,
         differences_only=True,
+        most_steps=branch_steps,
     )
-    return Vine(trajectories, after, chosen, actions, log_probs, *values)
+    begun = len(values.q_values)
+    return Vine(trajectories, after, chosen[:begun], actions[:begun], log_probs[:begun], *values)
 
 
 def propose(
@@ -305,6 +322,7 @@ def branch_values(
     reward: Callable[[np.ndarray], np.ndarray] = np.asarray,
     common_random_numbers: bool = True,
     differences_only: bool = False,
+    most_steps: int = 0,
 ) -> BranchValues:
     """Returns Monte Carlo Q̂(s, a) of K actions in each of N states.
 
@@ -329,6 +347,8 @@ def branch_values(
         numbers (App. H).
       differences_only: whether a state is done once its K branches are one. Each of its Q̂ then
         lacks the rewards that follow, the same for all K, which changes neither eq. 15 nor eq. 16.
+      most_steps: steps after which the branches of no other state begin, and the states that are
+        left have no Q-values; 0 for no limit.
     """
     generator = key.generator(Purpose.BRANCH_ACTIONS)
     size, count = actions.shape[:2]
@@ -338,10 +358,15 @@ def branch_values(
     powers = np.array([discount**t for t in range(length)])
     q_values = np.zeros(size * count)
     actions = actions.reshape(size * count, *actions.shape[2:])
-    together = max(environment.preferred_batch_size or size * count, count)
+    together = environment.preferred_batch_size or size * count
+    if most_steps:
+        together = min(together, most_steps // length)
+    together = max(together, count)
     live = _LiveBranches.none(states)
     begun = simulated = merged = 0  # states whose branches have begun; steps
     while begun < size or len(live.leader):
+        if most_steps and simulated >= most_steps:
+            size = begun
         added = min((together - len(live.leader)) // count, size - begun)
         if added > 0:
             index = np.arange(begun, begun + added)
@@ -371,7 +396,7 @@ def branch_values(
         live = dataclasses.replace(live, states=step.states, time=live.time + 1)
         # The time limit is the episode's, not the branch's.
         live = live.only(~step.terminated & (live.time < length))
-    return BranchValues(q_values.reshape(size, count), simulated, merged)
+    return BranchValues(q_values.reshape(-1, count)[:size], simulated, merged)
 
 
 @dataclasses.dataclass(frozen=True)
