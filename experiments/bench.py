@@ -338,9 +338,9 @@ def _products() -> tuple[float, float]:
 
     # Both graphs compute the old distributions first; the product prunes them away, so the
     # gradient's are subtracted.
-    product = tf.function(lambda: batch().fisher_product(vector))
-    gradient = tf.function(lambda: batch().gradient()[1])
-    old = tf.function(lambda: batch().old_parameters)
+    product = tf.function(lambda: batch().fisher_product(vector), autograph=False)
+    gradient = tf.function(lambda: batch().gradient()[1], autograph=False)
+    old = tf.function(lambda: batch().old_parameters, autograph=False)
 
     def many(function):
         return lambda: [function() for _ in range(20)]

@@ -122,17 +122,19 @@ class Steps:
         self._subject = subject
         self._theta = tf.constant(subject.theta)
         self._layers = kronecker.KroneckerFactors(subject.policy)
-        self._gradient = tf.function(lambda rows: self._means(rows).gradient()[1])
+        self._gradient = tf.function(lambda rows: self._means(rows).gradient()[1], autograph=False)
         self.product = tf.function(
             lambda states, vector: (
                 self._means({"observations": states}).fisher_product(vector)
                 + tf.constant(subject.config.damping, vector.dtype) * vector
-            )
+            ),
+            autograph=False,
         )
         self.factors = tf.function(
-            lambda states: self._means({"observations": states}).kronecker_factors(self._layers)
+            lambda states: self._means({"observations": states}).kronecker_factors(self._layers),
+            autograph=False,
         )
-        self._solve = tf.function(self._solve_in_graph)
+        self._solve = tf.function(self._solve_in_graph, autograph=False)
 
     def batch(self, seed: int, steps: int) -> Batch:
         """Returns a batch of about so many steps that the policy samples."""

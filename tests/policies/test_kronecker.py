@@ -359,7 +359,7 @@ def test_stacked_frames_have_the_factors_of_their_stacks():
 
 def test_a_direction_without_curvature_has_no_preconditioner():
     policy, _ = _vectors("gaussian", ())
-    with pytest.raises(ValueError, match=r"preconditioner=kfac is not allowed: .* IDENTITY"):
+    with pytest.raises(ValueError, match=r"preconditioner=kfac is not allowed: must be none with"):
         _update(policy, curvature=Curvature.IDENTITY)
 
 

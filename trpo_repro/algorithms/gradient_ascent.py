@@ -126,6 +126,7 @@ class GradientAscent:
                 batch,
                 tf.TensorSpec([], dtype),
             ],
+            autograph=False,
         )
 
     def initial_memory(self) -> dict[str, np.ndarray]:

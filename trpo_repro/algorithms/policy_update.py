@@ -88,6 +88,7 @@ class PolicyUpdate:
                 {name: tf.TensorSpec(zero.shape, zero.dtype) for name, zero in self._zeros.items()},
                 scalar,
             ],
+            autograph=False,
         )
 
     def initial_memory(self) -> dict[str, np.ndarray]:

@@ -168,8 +168,10 @@ class WeightedRegression:
             "weights": tf.TensorSpec([None], tf.float32),
         }
         self._specs = weighted
-        self._compare = tf.function(compare, input_signature=[theta, theta, batch])
-        self._loss = tf.function(self._loss_in_graph, input_signature=[theta, weighted])
+        self._compare = tf.function(compare, input_signature=[theta, theta, batch], autograph=False)
+        self._loss = tf.function(
+            self._loss_in_graph, input_signature=[theta, weighted], autograph=False
+        )
 
     def initial_memory(self) -> dict[str, np.ndarray]:
         """Returns nothing: an update remembers nothing of the one before."""

@@ -73,7 +73,9 @@ def surrogate_gradient(
     observations = tf.TensorSpec([None, *policy.observation_shape], policy.observation_dtype)
     specs = {"observations": observations, **surrogate.batch_specs(policy.family)}
 
-    @tf.function(input_signature=[tf.TensorSpec([policy.network.size], tf.float32), specs])
+    @tf.function(
+        input_signature=[tf.TensorSpec([policy.network.size], tf.float32), specs], autograph=False
+    )
     def gradient(theta, batch):
         with tf.GradientTape() as tape:
             tape.watch(theta)
@@ -179,9 +181,11 @@ class PathEstimators:
         numbers = tf.TensorSpec([None], policy.network.dtype)
         control = tf.TensorSpec([None, policy.family.parameter_size], policy.network.dtype)
         self._gradient = tf.function(
-            self._gradient_in_graph, [observations, actions, numbers, numbers, control]
+            self._gradient_in_graph,
+            [observations, actions, numbers, numbers, control],
+            autograph=False,
         )
-        self._scores = tf.function(self._scores_in_graph, [observations, actions])
+        self._scores = tf.function(self._scores_in_graph, [observations, actions], autograph=False)
         self._fit(fitted_on)
 
     def gradients(

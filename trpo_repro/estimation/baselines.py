@@ -143,11 +143,14 @@ class NetworkBaseline:
         self._optimizer.build([self._weights])
         inputs = tf.TensorSpec([None, observation_size], tf.float32)
         self._predict = tf.function(
-            self._values_in_chunks, [tf.TensorSpec([self._network.size], tf.float32), inputs]
+            self._values_in_chunks,
+            [tf.TensorSpec([self._network.size], tf.float32), inputs],
+            autograph=False,
         )
         self._fit = tf.function(
             self._fit_in_graph,
             [inputs, tf.TensorSpec([None], tf.float32), tf.TensorSpec([None, None], tf.int32)],
+            autograph=False,
         )
         self._first = {name: variable.numpy() for name, variable in self._variables()}
         self._first["target_sums"] = np.zeros(3)

@@ -32,16 +32,19 @@ class Policy:
         self._sample = tf.function(
             lambda theta, observations, noise: family.sample(
                 self.network(theta, observations), noise
-            )
+            ),
+            autograph=False,
         ).get_concrete_function(theta, observations, noise)
         self._mode = tf.function(
-            lambda theta, observations: family.mode(self.network(theta, observations))
+            lambda theta, observations: family.mode(self.network(theta, observations)),
+            autograph=False,
         ).get_concrete_function(theta, observations)
 
         self._sample_each = tf.function(
             lambda observations, noise, *weights: family.sample(
                 self.network.apply_each(weights, observations), noise
-            )
+            ),
+            autograph=False,
         )
         self._specs = (observations, noise)
 
