@@ -131,7 +131,7 @@ UNITS: dict[str, Callable[[Plan], list[batch.Job]]] = {
         "gradient_variance", ("gradient_variance/gradient_variance.csv",), minutes=5
     ),
     "vine_information": lambda plan: plan.script(
-        "vine_information", ("vine/vine_information.csv",), minutes=110
+        "vine_information", ("vine/vine_information.png",), minutes=240
     ),
     "kfac": lambda plan: plan.script("kfac", ("kfac/kfac.csv",), minutes=20),
     "swimmer_in_full": lambda plan: [

@@ -6,13 +6,14 @@ At fixed policies, each sampler draws many batches of equally many decisions. Re
 decisions simulated for a rollout state, the share of rollout states whose Q-values differ, the
 signal-to-noise ratio of the gradient, ‖E g‖² / tr Cov(g), and what the update's step from four
 batches gains on independent paths: the mean of (π_θ(a|s) / π_old(a|s) − 1) Â over them, in standard
-deviations of Â. The policies are an untrained one and those of the published runs.
+deviations of Â. The policies are an untrained one and those of the runs in results/. A table that
+has some of them is continued; the figure is drawn when it has all.
 """
 
 import dataclasses
 import math
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import trpo_repro.commands.quiet
@@ -42,7 +43,7 @@ BATCHES = flags.DEFINE_integer(
 DECISIONS = flags.DEFINE_integer(
     "decisions", 16_000, "Decisions of a batch, about.", lower_bound=4000
 )
-JOBS = flags.DEFINE_integer("jobs", 2, "Policies measured side by side.", lower_bound=1)
+JOBS = flags.DEFINE_integer("jobs", 1, "Policies measured side by side.", lower_bound=1)
 PER_STEP = 4  # batches
 TRUNKS, TRUNK_LENGTH = 16, 100
 PATHS = 10
@@ -80,9 +81,10 @@ CELLS = (
 
 
 class Subject(NamedTuple):
-    """A game and the run whose policy is studied; none for the untrained one."""
+    """A policy: a game, the policy's name, and its run; none for the untrained one."""
 
     game: str
+    policy: str = "untrained"
     run: str = ""
 
 
@@ -90,8 +92,11 @@ def subjects(games: list[str], results: pathlib.Path) -> list[Subject]:
     """Returns the untrained policy of each game, and those of its runs with their first seed."""
     found = []
     for game in games:
-        runs = sorted(results.glob(f"{game}/*/seed_1/policy.npz"))
-        found += [Subject(game), *(Subject(game, str(path.parent)) for path in runs)]
+        found.append(Subject(game))
+        for path in sorted(results.glob(f"{game}/*/seed_1/policy.npz")):
+            with np.load(path, allow_pickle=False) as arrays:
+                name = f"{path.parts[-3]}, iteration {arrays['iteration']}"
+            found.append(Subject(game, name, str(path.parent)))
     return found
 
 
@@ -99,17 +104,15 @@ class Study:
     """A policy, and batches that it samples."""
 
     def __init__(self, subject: Subject):
-        self.game = subject.game
+        self.subject = subject
         self.config = dataclasses.replace(
             presets.preset("paper", subject.game, "vine"), shards=1, trunks=TRUNKS
         )
         self.environment = factories.make_environment(self.config)
         self.policy = factories.make_policy(self.config, self.environment)
-        self.theta, self.name = self.policy.network.initial_parameters(), "untrained"
+        self.theta = self.policy.network.initial_parameters()
         if subject.run:
-            config, _, trained = trpo_repro.load(subject.run)
-            self.theta = trained.theta
-            self.name = f"{config.sampler}, iteration {trained.iteration}"
+            self.theta = trpo_repro.load(subject.run)[2].theta
         generator = Key(0).generator(Purpose.INITIAL_STATES)
         *_, states, _ = self._paths(Key(0), WARM_UP, self.environment.initial(TRUNKS, generator))
         self._start = states
@@ -169,7 +172,7 @@ class Study:
             informative = np.mean([(np.ptp(s.q_values, axis=1) > 0).mean() for s in samples])
         gain = intervals.of_table(np.mean, np.array(gains), np.random.default_rng(0))
         values = (
-            self.game, self.name, cell.name, *(value or "" for value in cell),
+            *self.subject[:2], cell.name, *(value or "" for value in cell),
             per_state, informative, *scaled, *gain,
         )  # fmt: skip
         row = dict(zip(COLUMNS, values, strict=True))
@@ -178,7 +181,7 @@ class Study:
 
     def _config(self, cell: Cell, size: int) -> Config:
         if not cell.rollouts_per_state:
-            single = presets.preset("paper", self.game)
+            single = presets.preset("paper", self.subject.game)
             return dataclasses.replace(
                 single, shards=1, path_length=size // PATHS, steps_per_iteration=size
             )
@@ -279,14 +282,14 @@ def draw(rows: list[dict], path: pathlib.Path) -> None:
             for i, sampler in enumerate(dict.fromkeys(row["sampler"] for row in chosen)):
                 points = [row for row in chosen if row["sampler"] == sampler]
                 value, low, high = (
-                    np.array([row[c] for row in points])
+                    np.array([float(row[c]) for row in points])
                     for c in (name, f"{name}_low", f"{name}_high")
                 )
                 if sampler == "single path":
                     axes.axhline(value[0], color="black", linestyle="--", label=sampler)
                     axes.axhspan(low[0], high[0], color="black", alpha=0.08)
                     continue
-                x = np.array([row["rollout_length"] for row in points]) * 1.04 ** (i - 1)
+                x = np.array([float(row["rollout_length"]) for row in points]) * 1.04 ** (i - 1)
                 axes.errorbar(
                     x, value, np.abs([value - low, high - value]), marker="o", ms=4, capsize=2,
                     color=f"C{i}", label=sampler,
@@ -308,15 +311,27 @@ def draw(rows: list[dict], path: pathlib.Path) -> None:
 
 def main(_):
     directory = cli.output_directory("results/vine")
+    path = directory / "vine_information.csv"
     found = subjects(GAMES.value, directory.parent / "atari")
+    done: dict[tuple, list[Mapping[str, Any]]] = {}
+    if path.exists():
+        done = tables.grouped(tables.read_csv(path), ("game", "policy"))
+    missing = [subject for subject in found if subject[:2] not in done]
     machine = cluster.Cluster(cores=JOBS.value)
     try:
-        tables_ = machine.map(_measure, (BATCHES.value, DECISIONS.value), found, JOBS.value)
+        for first in range(0, len(missing), JOBS.value):
+            chosen = missing[first : first + JOBS.value]
+            print(f"{', '.join(' '.join(subject[:2]) for subject in chosen)}: an hour", flush=True)
+            sizes = BATCHES.value, DECISIONS.value
+            for subject, rows in zip(
+                chosen, machine.map(_measure, sizes, chosen, JOBS.value), strict=True
+            ):
+                done[subject[:2]] = rows
+            every = [row for subject in found for row in done.get(subject[:2], [])]
+            files.write_text(path, tables.csv_text(COLUMNS, every))
     finally:
         machine.close()
-    rows = [row for table in tables_ for row in table]
-    files.write_text(directory / "vine_information.csv", tables.csv_text(COLUMNS, rows))
-    draw(rows, directory / "vine_information.png")
+    draw(tables.read_csv(path), directory / "vine_information.png")
 
 
 if __name__ == "__main__":
