@@ -292,6 +292,23 @@ def section(runs: Sequence[batch.Run], out: pathlib.Path) -> list[str]:
     return [*lines, *_peer_section(runs, out), *_ablation_section(begun)]
 
 
+def summary(runs: Sequence[batch.Run], out: pathlib.Path) -> list[str]:
+    """Returns README's lines: beside published scores, and the peer's where it has run."""
+    compared, _ = compare(scores(runs), out)
+    if not compared:
+        return []
+    lines = [f"**{_verdicts(compared)}** ([each of them]({out}/README.md#gymnasiums-tasks))."]
+    _, _, rows = _beside_peer(runs, out)
+    if rows:
+        found = collections.Counter(row[3] for row in rows)
+        lines[0] += (
+            f" At a million steps ours is above SB3-contrib's TRPO, trained on this machine, on "
+            f"{found['above']} of {len(rows)} tasks, level on {found['level']} and below on "
+            f"{found['below']}."
+        )
+    return [*lines, "", f"![Ours beside published scores]({out}/benchmark/published.png)", ""]
+
+
 def _score_table(ours: dict[tuple[str, int, str], np.ndarray]) -> list[str]:
     places = dict.fromkeys((task, steps) for task, steps, _ in ours)
     rows = []
@@ -304,12 +321,9 @@ def _score_table(ours: dict[tuple[str, int, str], np.ndarray]) -> list[str]:
 
 
 def _comparison(compared: Sequence[dict], reasons: collections.Counter) -> list[str]:
-    verdicts = collections.Counter(row["verdict"] for row in compared)
     not_compared = ", ".join(f"{reason}: {count}" for reason, count in reasons.most_common())
     return [
-        f"Beside {len(compared)} published scores of TRPO, by the same rule and number of steps, "
-        f"ours is above {verdicts['above']}, level with {verdicts['level']} and below "
-        f"{verdicts['below']} (intervals that do not overlap; a published score without a spread "
+        f"{_verdicts(compared)} (intervals that do not overlap; a published score without a spread "
         "over seeds is a point). Not compared are: " + not_compared + ".",
         "",
         "![Ours beside published scores](benchmark/published.png)",
@@ -335,10 +349,24 @@ def _comparison(compared: Sequence[dict], reasons: collections.Counter) -> list[
     ]
 
 
-def _peer_section(runs: Sequence[batch.Run], out: pathlib.Path) -> list[str]:
-    """Returns the comparison with the peer, by the training scores at a million steps."""
+def _verdicts(compared: Sequence[dict]) -> str:
+    verdicts = collections.Counter(row["verdict"] for row in compared)
+    return (
+        f"Beside {len(compared)} published scores of TRPO, by the same rule and number of steps, "
+        f"ours is above {verdicts['above']}, level with {verdicts['level']} and below "
+        f"{verdicts['below']}"
+    )
+
+
+def _beside_peer(
+    runs: Sequence[batch.Run], out: pathlib.Path
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], list[tuple[str, ...]]]:
+    """Returns scores by task in units of the peer's mean, ours and the peer's, and the table's
+    rows, by the training scores at a million steps."""
     iteration = configs.gae_iterations(configs.MILLION)
-    mine, theirs, rows = {}, {}, []
+    mine: dict[str, np.ndarray] = {}
+    theirs: dict[str, np.ndarray] = {}
+    rows: list[tuple[str, ...]] = []
     for task in configs.PEER_TASKS:
         own = [
             curves.read(run.directory / "metrics.csv")
@@ -367,6 +395,12 @@ def _peer_section(runs: Sequence[batch.Run], out: pathlib.Path) -> list[str]:
                 _number(intervals.of_mean(np.array(then))),
             )
         )
+    return mine, theirs, rows
+
+
+def _peer_section(runs: Sequence[batch.Run], out: pathlib.Path) -> list[str]:
+    """Returns the comparison with the peer."""
+    mine, theirs, rows = _beside_peer(runs, out)
     if not rows:
         return []
     generator = np.random.default_rng(0)

@@ -140,6 +140,7 @@ def _summary(
         ),
         "",
     ]
+    lines += benchmark.summary(benchmark.planned(budget, out), out)
     table = out / "atari" / "table1.csv"
     if table.exists():
         lines += ["Table 1, paper against here:", "", *_atari_rows(table), ""]
