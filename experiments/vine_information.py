@@ -106,7 +106,7 @@ class Study:
     def __init__(self, subject: Subject):
         self.subject = subject
         self.config = dataclasses.replace(
-            presets.preset("paper", subject.game, "vine"), shards=1, trunks=TRUNKS
+            presets.preset("paper", subject.game, "vine"), shards=1, trunks=TRUNKS, branch_steps=0
         )
         self.environment = factories.make_environment(self.config)
         self.policy = factories.make_policy(self.config, self.environment)

@@ -62,8 +62,7 @@ def test_the_paper_budget_is_table_3():
     assert len(by_name) == 14
     single, vine = by_name["enduro/single_path/seed_1"], by_name["enduro/vine/seed_1"]
     assert (single.iterations, single.steps_per_iteration) == (500, 100_000)
-    branches = vine.rollout_states * vine.rollouts_per_state * vine.rollout_length
-    assert branches + vine.trunks * vine.path_length == 400_000
+    assert vine.branch_steps + vine.trunks * vine.path_length == 400_000
     assert vine.proposal == "uniform"
     assert single.kl_limit == vine.kl_limit == 0.01
     assert single.damping == vine.damping == 0.1  # a departure
