@@ -308,7 +308,7 @@ def test_self_normalized_estimator_is_consistent_and_its_bias_falls_as_one_over_
 @pytest.mark.parametrize(("scale", "least", "most"), [(0.3, 0.97, 1.0), (3.0, 0.3, 0.8)])
 def test_four_uniform_draws_of_eighteen_are_biased_where_the_policy_is_decided(scale, least, most):
     """Why vine takes all actions on Atari (WORKSPACE.md, Departures): the mean cosine of the
-    expected gradient with eq. 15's over 10 random states, near-uniform policies and decided ones."""
+    expected gradient with eq. 15's over 10 states, for near-uniform policies and decided ones."""
     family = distributions.Categorical(18)
     cosines = []
     for seed in range(10):
