@@ -7,14 +7,16 @@ products. Reported are conjugate gradient's relative residual; the processor's t
 and their inverses included; the gain, which is the improvement that the linear model foretells at
 the KL limit; and the gain on other batches, which no direction has seen: what a step is worth.
 Times and gains are over those of the paper's 10 products without a preconditioner. The policies are
-those of 10 iterations of training, and on Pong of the run in results/.
+those of 10 iterations of training, and on Pong of the run in results/. Tasks that the table in
+--out has already are not measured again.
 """
 
 import dataclasses
 import math
 import pathlib
 import time
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import trpo_repro.commands.quiet  # before what imports TensorFlow
 
@@ -198,7 +200,7 @@ class Steps:
         return solution.x, solution.relative_residual
 
 
-def measure(policy: Subject, batch_count: int) -> list[dict]:
+def measure(policy: Subject, batch_count: int) -> list[Mapping[str, Any]]:
     """Returns the rows of the table for one policy."""
     config = policy.config
     size = STEPS.get(config.task, config.steps_per_iteration)
@@ -226,7 +228,7 @@ def measure(policy: Subject, batch_count: int) -> list[dict]:
         return np.array(residuals), seconds, np.array(own), np.array(fresh)
 
     _, paper_seconds, *units = of_setting(*PAPER)
-    rows = []
+    rows: list[Mapping[str, Any]] = []
     for damping in DAMPINGS:
         for products in PRODUCTS:
             residuals, seconds, *gains = of_setting(damping, products)
@@ -247,8 +249,8 @@ def measure(policy: Subject, batch_count: int) -> list[dict]:
     return rows
 
 
-def draw(rows: list[dict], path: pathlib.Path) -> None:
-    """Draws residuals, gains and times over products, a column a task."""
+def draw(rows: Sequence[Mapping[str, str]], path: pathlib.Path) -> None:
+    """Draws residuals, gains and times of the table over products, a column a task."""
     tasks = list(dict.fromkeys(row["task"] for row in rows))
     canvas = figure.Figure(figsize=(2.7 * len(tasks), 9), layout="constrained")
     grid = canvas.subplots(4, len(tasks), squeeze=False, sharex=True, sharey="row")
@@ -260,7 +262,9 @@ def draw(rows: list[dict], path: pathlib.Path) -> None:
     }
     for column, task in enumerate(tasks):
         widths = [
-            row["fresh_gain_high"] - row["fresh_gain_low"] for row in rows if row["task"] == task
+            float(row["fresh_gain_high"]) - float(row["fresh_gain_low"])
+            for row in rows
+            if row["task"] == task
         ]
         scattered = np.mean(widths) > np.ptp(FRESH_RANGE)
         for (name, label), axes in zip(panels.items(), grid[:, column], strict=True):
@@ -273,14 +277,16 @@ def draw(rows: list[dict], path: pathlib.Path) -> None:
                     row
                     for row in rows
                     if row["task"] == task
-                    and row["damping"] == ("" if damping is None else damping)
+                    and row["damping"] == ("" if damping is None else str(damping))
                 ]
-                x = [row["products"] for row in chosen]
+                x = [int(row["products"]) for row in chosen]
                 legend = "no preconditioner" if damping is None else f"K-FAC, λ = {damping}"
-                (line,) = axes.plot(x, [row[name] for row in chosen], marker=".", label=legend)
+                (line,) = axes.plot(
+                    x, [float(row[name]) for row in chosen], marker=".", label=legend
+                )
                 if name in ("gain", "fresh_gain"):
                     low, high = (
-                        [row[f"{name}_{end}"] for row in chosen] for end in ("low", "high")
+                        [float(row[f"{name}_{end}"]) for row in chosen] for end in ("low", "high")
                     )
                     axes.fill_between(x, low, high, alpha=0.15, color=line.get_color())
             if name == "residual":
@@ -320,15 +326,19 @@ def _ratio(gains: np.ndarray, units: np.ndarray) -> intervals.Interval:
 
 def main(_):
     directory = cli.output_directory("results/kfac")
-    order = sorted(TASK.value, key="pong".__ne__)  # what may be missing first
-    found: dict[str, list[dict]] = {}
-    for task in order:
+    path = directory / "kfac.csv"
+    done: dict[tuple, list[Mapping[str, Any]]] = {}
+    if path.exists():
+        done = tables.grouped(tables.read_csv(path), ("task",))
+    for task in sorted(TASK.value, key="pong".__ne__):  # what may lack its run first
+        if (task,) in done:
+            continue
         with cli.refused_errors():
             policy = subject(task, directory.parent)
-        found[task] = measure(policy, BATCHES.value)
-        rows = [row for name in TASK.value for row in found.get(name, [])]
-        files.write_text(directory / "kfac.csv", tables.csv_text(COLUMNS, rows))
-        draw(rows, directory / "kfac.png")
+        done[task,] = measure(policy, BATCHES.value)
+        rows = [row for name in TASK.value for row in done.get((name,), [])]
+        files.write_text(path, tables.csv_text(COLUMNS, rows))
+    draw(tables.read_csv(path), directory / "kfac.png")
 
 
 if __name__ == "__main__":

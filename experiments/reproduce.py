@@ -133,7 +133,7 @@ UNITS: dict[str, Callable[[Plan], list[batch.Job]]] = {
     "vine_information": lambda plan: plan.script(
         "vine_information", ("vine/vine_information.png",), minutes=240
     ),
-    "kfac": lambda plan: plan.script("kfac", ("kfac/kfac.csv",), minutes=60),
+    "kfac": lambda plan: plan.script("kfac", ("kfac/kfac.csv", "kfac/kfac.png"), minutes=60),
     "swimmer_in_full": lambda plan: [
         *plan.figure4_until("swimmer/vine/*", None),
         *plan.figure4_until("swimmer/single_path/*", None),

@@ -1,4 +1,11 @@
-"""What the tests of faults counted is shown at the end."""
+"""How many tests run at once; what the tests of faults counted is shown at the end."""
+
+import os
+
+
+def pytest_xdist_auto_num_workers(config):
+    """One more than the cores: many a test waits for a process of its own."""
+    return (os.cpu_count() or 1) + 1
 
 
 def pytest_terminal_summary(terminalreporter):

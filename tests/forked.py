@@ -20,22 +20,38 @@ def run(directory, name, *arguments):
       name: of the script, without `.py`.
       *arguments: of its command line.
     """
-    command = [str(ROOT / f"experiments/{name}.py"), *arguments]
-    return _finished(directory, _script, command)
+    return start(directory, name, *arguments).result()
 
 
 def run_code(directory, code):
     """Returns what a program did in a process of its own, in a directory."""
-    return _finished(directory, _program, code)
+    return _Program(directory, _program, code).result()
 
 
-def _finished(directory, target, command):
-    texts = [directory / "stdout", directory / "stderr"]
-    process = _FORKS.Process(target=_main, args=(target, directory, command, *texts))
-    process.start()
-    process.join()
-    found = [text.read_text() for text in texts]
-    return subprocess.CompletedProcess(command, process.exitcode, *found)
+def start(directory, name, *arguments):
+    """Returns a script's process, with its `pid` and its `result`."""
+    return _Program(directory, _script, [str(ROOT / f"experiments/{name}.py"), *arguments])
+
+
+class _Program:
+    def __init__(self, directory, target, command):
+        self._command = command
+        self._texts = [directory / "stdout", directory / "stderr"]
+        self._process = _FORKS.Process(
+            target=_main, args=(target, directory, command, *self._texts)
+        )
+        self._process.start()
+        self.pid = self._process.pid
+
+    @property
+    def running(self):
+        return self._process.is_alive()
+
+    def result(self, timeout=None):
+        """Returns what it did, when it has ended."""
+        self._process.join(timeout)
+        found = [text.read_text() for text in self._texts]
+        return subprocess.CompletedProcess(self._command, self._process.exitcode, *found)
 
 
 def _main(target, directory, command, *texts):

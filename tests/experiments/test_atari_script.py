@@ -18,8 +18,8 @@ ROOT = pathlib.Path(__file__).parent.parent.parent
     [("*/single_path/*", 1), pytest.param("*", 2, marks=pytest.mark.slow)],
 )
 def test_the_smoke_budget_end_to_end(script, tmp_path, only, count):
-    arguments = ("--budget=smoke", f"--out={tmp_path}", "--run", "--plot", f"--only={only}")
-    result = script("atari", *arguments)
+    arguments = ("--budget=smoke", f"--out={tmp_path}", "--run", f"--only={only}")
+    result = script("atari", *arguments, "--plot")
     assert result.returncode == 0, result.stderr[-2000:]
     for x in ("iteration", "env_steps"):
         assert (tmp_path / f"figure5_{x}.png").read_bytes().startswith(b"\x89PNG")

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import noted
 import numpy as np
 import pytest
 from absl.testing import flagsaver
@@ -120,9 +121,9 @@ def test_a_killed_reproduction_ends_with_the_same_bits(tmp_path):
 
 
 def test_the_time_limit_saves_and_the_same_command_goes_on(script, tmp_path):
-    """Five seconds are too few for a worker that imports TensorFlow and trains two iterations."""
+    """Three seconds are too few for a worker that imports TensorFlow and trains two iterations."""
     command = ("reproduce", "--run", "--budget=smoke", "--units=walker", f"--out={tmp_path}")
-    stopped = script(*command, "--hours=0.0014")
+    stopped = script(*command, "--hours=0.0008")
     assert stopped.returncode == 130
     assert "Traceback" not in stopped.stderr
     again = script(*command)
@@ -148,16 +149,7 @@ class _Job:
         return int(self.done), 1
 
     def job(self, cores):
-        return _note, self.log, self.name, self.seconds
-
-
-def _note(log, name, seconds):
-    with log.open("a") as file:
-        file.write(f"begin {name}\n")
-    time.sleep(seconds)
-    with log.open("a") as file:
-        file.write(f"end {name}\n")
-    log.with_suffix(f".{name}").touch()
+        return noted.note, self.log, self.name, self.seconds
 
 
 def test_jobs_of_one_directory_follow_each_other_and_the_plan_is_asked_again(tmp_path):

@@ -2,8 +2,8 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
-import cmaes
 import numpy as np
 from absl import logging
 
@@ -29,7 +29,7 @@ class CovarianceMatrixAdaptation(cem.SearchSettings):
         logging.info(
             "CMA-ES: %s covariance of %d parameters", "diagonal" if diagonal else "full", len(theta)
         )
-        search = (cmaes.SepCMA if diagonal else cmaes.CMA)(
+        search = _kind(diagonal)(
             mean=theta.astype(np.float64),
             sigma=self.search_deviation,
             population_size=self.population,
@@ -56,17 +56,24 @@ class CovarianceMatrixAdaptation(cem.SearchSettings):
         return state["_mean"]
 
 
-def _arrays(search: cmaes.CMA | cmaes.SepCMA) -> Arrays:
+def _kind(diagonal: bool) -> Any:
+    """Returns the package's class; its import, most of a second, is for who searches alone."""
+    import cmaes
+
+    return cmaes.SepCMA if diagonal else cmaes.CMA
+
+
+def _arrays(search: Any) -> Arrays:
     """Returns what the package would pickle, as arrays; what is None is left out."""
     attributes = search.__getstate__()
     return {name: np.array(value) for name, value in attributes.items() if value is not None}
 
 
-def _search(state: Arrays) -> cmaes.CMA | cmaes.SepCMA:
+def _search(state: Arrays) -> Any:
     """Returns the search of `_arrays`; ValueError if they are not of one."""
     if "_mean" not in state:
         raise ValueError("the checkpoint's search is not one of this version; begin the run again")
-    kind = cmaes.CMA if FULL_COVARIANCE in state else cmaes.SepCMA
+    kind = _kind(diagonal=FULL_COVARIANCE not in state)
     attributes = {
         name: array.item() if array.ndim == 0 else array.copy() for name, array in state.items()
     }
