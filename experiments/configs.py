@@ -335,7 +335,7 @@ ATARI_ROUND = 50  # iterations of all games before any continues
 
 # Changes of the paper preset, by budget, game and sampler; `smoke` is for tests.
 _SMOKE_ATARI = {"iterations": 2, "path_length": 10}
-_SMOKE_PATHS = {"steps_per_iteration": 80, "shards": 2}
+_SMOKE_PATHS = {"steps_per_iteration": 80, "shards": 2, "workers": 0}
 _SMOKE_VINE = {"trunks": 2, "rollout_states": 4, "rollout_length": 3, "shards": 2}
 ATARI_BUDGETS: dict[str, dict[tuple[str, str], dict[str, Any]]] = {
     "smoke": {

@@ -37,7 +37,13 @@ HOPPER = dataclasses.replace(
 @pytest.fixture(scope="module", autouse=True)
 def _ray():
     """One cluster for all: starting one takes seconds."""
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(
+        num_cpus=4,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+        _system_config={"prestart_worker_first_driver": False},  # few tests need all four
+    )
     yield
     ray.shutdown()
 
