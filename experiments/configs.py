@@ -34,7 +34,7 @@ SWEPT = {
     "ascent_rate": "rate",
 }
 
-_RATES = (0.001, 0.003, 0.01, 0.03)  # of the gradient steps of the adaptive penalty and PPO
+_RATES = (0.0003, 0.001, 0.003, 0.01, 0.03)  # of the gradient steps of the adaptive penalty and PPO
 
 # The paper gives no settings of the methods that it compares with. The natural gradient's step
 # size is swept in factors of three (Sec. 8.1); so is, a choice, the one free scale of each other
