@@ -25,15 +25,15 @@ def run(directory, name, *arguments):
 
 def run_code(directory, code):
     """Returns what a program did in a process of its own, in a directory."""
-    return _Program(directory, _program, code).result()
+    return _Process(directory, _program, code).result()
 
 
 def start(directory, name, *arguments):
     """Returns a script's process, with its `pid` and its `result`."""
-    return _Program(directory, _script, [str(ROOT / f"experiments/{name}.py"), *arguments])
+    return _Process(directory, _script, [str(ROOT / f"experiments/{name}.py"), *arguments])
 
 
-class _Program:
+class _Process:
     def __init__(self, directory, target, command):
         self._command = command
         self._texts = [directory / "stdout", directory / "stderr"]
