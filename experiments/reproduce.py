@@ -133,7 +133,6 @@ UNITS: dict[str, Callable[[Plan], list[batch.Job]]] = {
     "vine_information": lambda plan: plan.script(
         "vine_information", ("vine/vine_information.png",), minutes=240
     ),
-    "kfac": lambda plan: plan.script("kfac", ("kfac/kfac.csv", "kfac/kfac.png"), minutes=60),
     "swimmer_in_full": lambda plan: [
         *plan.figure4_until("swimmer/vine/*", None),
         *plan.figure4_until("swimmer/single_path/*", None),
@@ -153,6 +152,7 @@ UNITS: dict[str, Callable[[Plan], list[batch.Job]]] = {
     ),
     "hopper_and_walker": lambda plan: plan.figure4("hopper/*", "walker/*"),
     "atari_round_1": lambda plan: plan.atari("single_path", configs.ATARI_ROUND),
+    "kfac": lambda plan: plan.script("kfac", ("kfac/kfac.csv", "kfac/kfac.png"), minutes=60),
     "atari_round_2": lambda plan: plan.atari("single_path", 2 * configs.ATARI_ROUND),
     "atari_round_3": lambda plan: plan.atari("single_path", 3 * configs.ATARI_ROUND),
     "atari_vine": lambda plan: plan.atari("vine", configs.ATARI_ROUND),

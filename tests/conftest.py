@@ -2,7 +2,10 @@
 
 import os
 
+import pytest
 
+
+@pytest.hookimpl(optionalhook=True)  # pytest without xdist does not know it
 def pytest_xdist_auto_num_workers(config):
     """One more than the cores: many a test waits for a process of its own."""
     return (os.cpu_count() or 1) + 1

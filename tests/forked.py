@@ -48,8 +48,11 @@ class _Process:
         return self._process.is_alive()
 
     def result(self, timeout=None):
-        """Returns what it did, when it has ended."""
+        """Returns what it did, when it has ended; kills it after so many seconds and raises."""
         self._process.join(timeout)
+        if self.running:
+            self._process.kill()
+            raise subprocess.TimeoutExpired(self._command, timeout)
         found = [text.read_text() for text in self._texts]
         return subprocess.CompletedProcess(self._command, self._process.exitcode, *found)
 
