@@ -3,15 +3,13 @@
 python experiments/claims.py --results=results --budget=medium
 
 Each claim is a function of the results that returns an estimate, its range and a verdict. The
-table is printed and written to RESULTS/claims.md. C1 to C13 are the paper's and the lectures'; Q1
-to Q6 are questions beside them. C1 to C7, C13, Q1 to Q3, Q5 and Q6 are judged by the runs of
-Figure 4 of the given budget: "final" is the mean reward per time step of the last tenth of the
-iterations, "learning speed" the mean over all iterations of the gain over the untrained policy,
-and ranges are 95% bootstrap intervals over seeds.
+table is printed, and written to RESULTS/claims.md with what each is judged by. C1 to C13 are the
+paper's and the lectures'; Q1 to Q6 are questions beside them. C1 to C7, C13, Q1 to Q3, Q5 and Q6
+are judged by the runs of Figure 4 of the given budget.
 """
 
 import dataclasses
-import itertools
+import inspect
 import json
 import pathlib
 import types
@@ -32,6 +30,9 @@ RESULTS = flags.DEFINE_string("results", "results", "Directory of results; claim
 HOLDS, FAILS = "holds", "does not hold"
 UNDECIDED = "undecided"  # the data are there, and their interval allows both
 UNKNOWN = "not enough data"
+CRITERIA = """Final performance is the mean reward per time step of the last tenth of iterations;
+learning speed is the mean over all iterations of the gain over the untrained policy; of a sweep,
+each is of the value that is best by it. Ranges are 95% bootstrap intervals over seeds."""
 ROUNDING = 1e-9  # of the scale of returns: what two linear solves may disagree by
 
 
@@ -69,6 +70,9 @@ SIMILAR = 0.2  # relative difference within which two learning speeds count as s
 CATASTROPHE = 0.5  # of the gain so far: what a catastrophic update loses
 
 
+Performance = Callable[[Sequence[figure4.Run]], np.ndarray]  # runs → [S], a number a seed
+
+
 class NotEnoughDataError(Exception):
     """What a claim needs has not been run."""
 
@@ -92,13 +96,24 @@ class Results:
             self._read[()] = figure4.planned(self.budget, self.directory)
         return [run for run in self._read[()] if run.task == task]
 
-    def best(self, task: str, algorithm: str) -> list[figure4.Run]:
-        """Returns the finished runs of an algorithm, by seed; of a sweep, of its best setting."""
-        if (task, algorithm) not in self._read:
-            self._read[task, algorithm] = figure4.best(self.planned(task), task, algorithm)
-        return self._read[task, algorithm]
+    def best(
+        self, task: str, algorithm: str, performance: Performance = figure4.final
+    ) -> list[figure4.Run]:
+        """Returns the finished runs of an algorithm, by seed; of a sweep, of its best setting.
 
-    def runs(self, task: str, algorithm: str) -> list[figure4.Run]:
+        Args:
+          task: task of Figure 4.
+          algorithm: key of configs.ALGORITHMS.
+          performance: what a setting is best by.
+        """
+        key = task, algorithm, performance
+        if key not in self._read:
+            self._read[key] = figure4.best(self.planned(task), task, algorithm, performance)
+        return self._read[key]
+
+    def runs(
+        self, task: str, algorithm: str, performance: Performance = figure4.final
+    ) -> list[figure4.Run]:
         """Returns `best` where there is enough of it.
 
         Raises:
@@ -107,7 +122,7 @@ class Results:
         if (task, algorithm, "enough") not in self._read:
             self._check_seeds(task, algorithm)
             self._read[task, algorithm, "enough"] = True
-        return self.best(task, algorithm)
+        return self.best(task, algorithm, performance)
 
     def _check_seeds(self, task: str, algorithm: str) -> None:
         seeds: dict[str, int] = {}
@@ -125,12 +140,13 @@ class Results:
             )
 
     def at_edge(self, task: str, algorithm: str) -> bool:
-        """Whether the best setting of a sweep is its first or last: beyond may be a better one."""
+        """Whether the fastest setting of a sweep is its first or last: beyond may be a faster."""
         sweep = configs.ALGORITHMS[algorithm].sweep
         if sweep is None:
             return False
         field, values = sweep
-        chosen = getattr(self.runs(task, algorithm)[0].config, field)
+        fastest = self.runs(task, algorithm, figure4.mean_over_iterations)
+        chosen = getattr(fastest[0].config, field)
         return chosen in (min(values), max(values))
 
     def final(self, task: str, algorithm: str) -> np.ndarray:
@@ -142,9 +158,9 @@ class Results:
         return float(np.nanmean(figure4.seed_curves(self.runs(task, "single_path"))[:, 0]))
 
     def speed(self, task: str, algorithm: str) -> np.ndarray:
-        """Returns each seed's mean gain over the untrained policy, [S]."""
-        curves = figure4.seed_curves(self.runs(task, algorithm))
-        return np.nanmean(curves, axis=1) - self.untrained(task)
+        """Returns each seed's mean gain over the untrained policy, [S], at the fastest setting."""
+        fastest = self.runs(task, algorithm, figure4.mean_over_iterations)
+        return figure4.mean_over_iterations(fastest) - self.untrained(task)
 
 
 def _relative_difference(first: np.ndarray, second: np.ndarray) -> intervals.Interval:
@@ -166,6 +182,11 @@ def _relative_speed(results: Results, task: str, name: str) -> intervals.Interva
       NotEnoughDataError: there are too few runs, or single path learned nothing.
     """
     return _relative_difference(results.speed(task, name), results.speed(task, "single_path"))
+
+
+def _interval(row: Mapping[str, str], name: str) -> intervals.Interval:
+    """Returns a number of a table with the ends of its interval."""
+    return intervals.Interval(*(float(row[f"{name}{end}"]) for end in ("", "_low", "_high")))
 
 
 def _percent(interval: intervals.Interval) -> str:
@@ -512,7 +533,7 @@ def adapting_the_limit_is_no_faster(results: Results) -> Verdict:
 
 
 def the_direction_of_the_kl_does_not_matter(results: Results) -> Verdict:
-    """Q3: limiting KL(new ‖ old) is as good as limiting KL(old ‖ new).
+    """Q3: limiting KL(new ‖ old) learns as fast as limiting KL(old ‖ new).
 
     Learning speeds within a fifth, on cart-pole and swimmer.
     """
@@ -522,8 +543,8 @@ def the_direction_of_the_kl_does_not_matter(results: Results) -> Verdict:
 def two_products_are_enough(results: Results) -> Verdict:
     """Q5: two products of conjugate gradient are as good as ten.
 
-    On cart-pole and swimmer: not slower by a fifth. On other tasks: worth at least four fifths as
-    much on fresh batches, at one policy (`experiments/kfac.py`).
+    As good is also better. On cart-pole and swimmer: not slower by a fifth. On other tasks: worth
+    at least four fifths as much on fresh batches, at one policy (`experiments/kfac.py`).
     """
     return _as_good_as_ten_products(results, "cg_2", damping="", products="2")
 
@@ -540,24 +561,24 @@ def _as_good_as_ten_products(
     results: Results, algorithm: str, *, damping: str, products: str
 ) -> Verdict:
     """Judges a way to the direction, by its curves where there are some."""
-    gains = {
-        row["task"]: intervals.Interval(
-            *(float(row[f"fresh_gain{end}"]) for end in ("", "_low", "_high"))
-        )
-        for row in tables.read_csv(results.directory / "kfac" / "kfac.csv")
-        if (row["damping"], row["products"]) == (damping, products)
-    }
 
     def of_task(task):
         if task in configs.ABLATION_TASKS:
             relative = _relative_speed(results, task, algorithm)
             verdict = _judged(relative.above(-SIMILAR), relative.below(-SIMILAR))
             return Verdict(f"relative speed {_percent(relative)}", verdict)
-        if task not in gains:
-            raise NotEnoughDataError(f"kfac.csv is missing {task}")
-        gain = gains[task]
+        gain = worth(task)
         verdict = _judged(gain.above(1 - SIMILAR), gain.below(1 - SIMILAR))
         return Verdict(f"worth {gain} of ten products", verdict)
+
+    def worth(task):
+        path = results.directory / "kfac" / "kfac.csv"
+        for row in tables.read_csv(path) if path.exists() else ():
+            if (row["task"], row["damping"], row["products"]) == (task, damping, products):
+                if not row["fresh_gain"]:
+                    raise NotEnoughDataError("ten products' worth is not above 0")
+                return _interval(row, "fresh_gain")
+        raise NotEnoughDataError(f"kfac.csv is missing {task}")
 
     return _each(configs.KFAC_TASKS, of_task)
 
@@ -565,24 +586,20 @@ def _as_good_as_ten_products(
 def each_part_lowers_the_variance(results: Results) -> Verdict:
     """Q4: reward to go, a state baseline and a control variate each lower REINFORCE's variance.
 
-    Holds on a task where every estimator's variance is below that of the one before it, by 95%
-    intervals that do not overlap.
+    Holds on a task where every estimator's variance over that of the one before it, from the same
+    paths, is below 1 by its interval.
     """
     path = results.directory / "gradient_variance" / "gradient_variance.csv"
     tasks = tables.grouped(tables.read_csv(path), ("task",))
 
     def of_task(task):
-        rows = [row for row in tasks[(task,)] if row["estimator"] != "importance sampled"]
         texts, judgments = [], []
-        for first, second in itertools.pairwise(rows):
-            ratio = float(second["variance"]) / float(first["variance"])
-            texts.append(f"{second['estimator']} ×{ratio:.2g}")
-            judgments.append(
-                _judged(
-                    float(second["variance_high"]) < float(first["variance_low"]),
-                    float(second["variance_low"]) > float(first["variance_high"]),
-                )
-            )
+        for row in tasks[(task,)]:
+            if not row["ratio"]:
+                continue
+            ratio = _interval(row, "ratio")
+            texts.append(f"{row['estimator']} ×{ratio}")
+            judgments.append(_judged(ratio.below(1), ratio.above(1)))
         return Verdict(", ".join(texts), _all(judgments))
 
     return _each([task for (task,) in tasks], of_task)
@@ -629,6 +646,8 @@ CURVES: dict[str, tuple[Iterable[str], tuple[str, ...]]] = {
     "Q6": (configs.ABLATION_TASKS, ("single_path", "kfac_1")),
 }
 
+BY_SPEED = ("C13", "Q1")  # of these, sweeps are judged and drawn at the fastest setting
+
 
 def judge(results: Results) -> dict[str, Verdict]:
     """Returns the verdict on every claim; missing and other runs mean not enough data."""
@@ -650,7 +669,10 @@ def draw(results: Results, path: pathlib.Path) -> bool:
     lengths, with_length = {}, []
     for claim, (tasks, algorithms) in CURVES.items():
         for task in tasks:
-            found = {name: best for name in algorithms if (best := results.best(task, name))}
+            best_by = figure4.mean_over_iterations if claim in BY_SPEED else figure4.final
+            found = {
+                name: best for name in algorithms if (best := results.best(task, name, best_by))
+            }
             if len(found) < 2:
                 continue
             title = f"{claim}: {figure4.TITLES[task]}"
@@ -674,17 +696,30 @@ def draw(results: Results, path: pathlib.Path) -> bool:
 
 
 def table(verdicts: Mapping[str, Verdict]) -> str:
-    """Returns the verdicts as a Markdown table."""
+    """Returns the verdicts as a Markdown table, and what each is judged by."""
     rows = (
         (name, statement(name), verdict.estimate, f"**{verdict.verdict}**")
         for name, verdict in verdicts.items()
     )
-    return "\n".join(tables.markdown(("claim", "", "estimate", "verdict"), rows)) + "\n"
+    lines = tables.markdown(("claim", "", "estimate", "verdict"), rows)
+    criteria = tables.markdown(
+        ("claim", "judged by"), ((name, criterion(name)) for name in verdicts)
+    )
+    return "\n".join([*lines, "", CRITERIA, "", *criteria]) + "\n"
 
 
 def statement(name: str) -> str:
     """Returns a claim in words."""
-    return (CLAIMS[name].__doc__ or "").splitlines()[0].partition(": ")[2]
+    return _documentation(name)[0].partition(": ")[2]
+
+
+def criterion(name: str) -> str:
+    """Returns how a claim is judged, in words."""
+    return " ".join(line for line in _documentation(name)[1:] if line)
+
+
+def _documentation(name: str) -> list[str]:
+    return inspect.cleandoc(CLAIMS[name].__doc__ or "").splitlines()
 
 
 def main(_):

@@ -12,7 +12,7 @@ runs are skipped, and interrupted ones continue. --plot draws what there is.
 import dataclasses
 import pathlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from absl import flags
@@ -183,10 +183,20 @@ def final(found: Sequence[Run]) -> np.ndarray:
         return np.nanmean(values[:, -last:], axis=1)
 
 
-def best(chosen: Sequence[Run], task: str, algorithm: str) -> list[Run]:
+def mean_over_iterations(found: Sequence[Run]) -> np.ndarray:
+    """Returns each seed's mean performance over all iterations, [S]."""
+    return np.nanmean(seed_curves(found), axis=1)
+
+
+def best(
+    chosen: Sequence[Run],
+    task: str,
+    algorithm: str,
+    performance: Callable[[Sequence[Run]], np.ndarray] = final,
+) -> list[Run]:
     """Returns the finished runs of an algorithm; of a sweep, those of the best setting.
 
-    The best has the highest mean final performance over seeds; none is finished: no runs.
+    The best has the highest mean performance over seeds; none is finished: no runs.
     """
     settings = dict.fromkeys(
         run.setting
@@ -194,12 +204,12 @@ def best(chosen: Sequence[Run], task: str, algorithm: str) -> list[Run]:
         if (run.task, run.algorithm, run.screening) == (task, algorithm, False)
     )
     candidates = [found for s in settings if (found := finished(chosen, task, s))]
-    return max(candidates, key=lambda found: _ranked(final(found)), default=[])
+    return max(candidates, key=lambda found: _ranked(performance(found)), default=[])
 
 
-def _ranked(finals: np.ndarray) -> float:
-    """Returns the mean of [S] final performances, lowest of all where one is not a number."""
-    return float(np.nan_to_num(finals.mean(), nan=-np.inf))
+def _ranked(performances: np.ndarray) -> float:
+    """Returns the mean of [S] performances, lowest of all where one is not a number."""
+    return float(np.nan_to_num(performances.mean(), nan=-np.inf))
 
 
 def summarize(chosen: Sequence[Run]) -> list[dict]:

@@ -3,13 +3,15 @@
 python experiments/gradient_variance.py --out=results/gradient_variance
 
 At one fixed policy each estimator's gradient is sampled many times. Reported are its variance
-tr Cov(g) and the signal-to-noise ratio ‖E g‖² / tr Cov(g) of one path; on a finite process also the
-error of the mean against the exact gradient. Importance sampling takes the paths of the policy one
-iteration before.
+tr Cov(g) and the signal-to-noise ratio ‖E g‖² / tr Cov(g) of one path; the ratio of its variance to
+that of the estimator before it, both from the same paths; and on a finite process the error of the
+mean against the exact gradient. Importance sampling takes the paths of the policy one iteration
+before, and has no such ratio.
 """
 
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 from absl import flags
@@ -29,7 +31,7 @@ PATHS = flags.DEFINE_integer("paths", 400, "Paths of each estimator and task.", 
 ITERATIONS = 5  # of training, which made the policy
 COLUMNS = (
     "task", "estimator", "paths", "variance", "variance_low", "variance_high",
-    "snr", "snr_low", "snr_high", "error", "expected_error",
+    "snr", "snr_low", "snr_high", "ratio", "ratio_low", "ratio_high", "error", "expected_error",
 )  # fmt: skip
 
 
@@ -116,18 +118,24 @@ def measure(problem: Problem, paths: int) -> list[dict]:
     )
     own, others = sample(problem.theta, 2), sample(problem.behavior, 3)
     rows = []
+    before = None  # statistics of the estimator before
     for name in estimators.NAMES:
-        paths_of = others if name == "importance sampled" else own
-        found = estimators.gradients(name, paths_of, problem.behavior)
+        other_paths = name == "importance sampled"
+        found = estimators.gradients(name, others if other_paths else own, problem.behavior)
         generator = np.random.default_rng(0)
-        variance, snr = variances.GradientStatistics(found).intervals(generator)
+        statistics = variances.GradientStatistics(found)
+        variance, snr = statistics.estimates(generator)
+        ratio: Sequence[float | str] = ("", "", "")
+        if before is not None and not other_paths:
+            ratio = statistics.variance_ratio(before, generator)
+        before = statistics
         error: float | str = ""
         expected: float | str = ""
         if problem.exact is not None:
             norm = np.linalg.norm(problem.exact)
             error = float(np.linalg.norm(found.mean(axis=0) - problem.exact) / norm)
             expected = float(np.sqrt(variance.value / paths) / norm)
-        cells = (problem.name, name, paths, *variance, *snr, error, expected)
+        cells = (problem.name, name, paths, *variance, *snr, *ratio, error, expected)
         rows.append(dict(zip(COLUMNS, cells, strict=True)))
     return rows
 

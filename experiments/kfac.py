@@ -6,7 +6,8 @@ At one policy the step direction is computed from several batches, each with k F
 products. Reported are conjugate gradient's relative residual; the processor's time, K-FAC's factors
 and their inverses included; the gain, which is the improvement that the linear model foretells at
 the KL limit; and the gain on other batches, which no direction has seen: what a step is worth.
-Times and gains are over those of the paper's 10 products without a preconditioner. The policies are
+Times and gains are over those of the paper's 10 products without a preconditioner; where the
+interval of those gains reaches 0, the ratio means nothing and its cells are empty. The policies are
 those of 10 iterations of training, and on Pong of the run in results/. Tasks that the table in
 --out has already are not measured again.
 """
@@ -57,6 +58,7 @@ DAMPINGS = (None, 0.1, 0.01, 0.001)  # λ of K-FAC's factors; None: no precondit
 PRODUCTS = (1, 2, 3, 5, 10, 20)
 PAPER = (None, 10)  # the setting whose gain is 1
 FRESH_RANGE = (-0.5, 3.0)  # of the axis of gains on fresh batches
+UNTOLD = ("", "", "")  # cells of a ratio without a meaning
 COLUMNS = (
     "task", "iteration", "steps", "damping", "products", "residual", "time",
     "gain", "gain_low", "gain_high", "fresh_gain", "fresh_gain_low", "fresh_gain_high",
@@ -237,7 +239,8 @@ def measure(policy: Subject, batch_count: int) -> list[Mapping[str, Any]]:
             )
             cells = (
                 config.task, policy.iteration, size, "" if damping is None else damping, products,
-                float(residuals.mean()), seconds / paper_seconds, *on_own, *on_others,
+                float(residuals.mean()), seconds / paper_seconds,
+                *(on_own or UNTOLD), *(on_others or UNTOLD),
             )  # fmt: skip
             rows.append(dict(zip(COLUMNS, cells, strict=True)))
             print(
@@ -261,16 +264,10 @@ def draw(rows: Sequence[Mapping[str, str]], path: pathlib.Path) -> None:
         "time": "processor's time",
     }
     for column, task in enumerate(tasks):
-        widths = [
-            float(row["fresh_gain_high"]) - float(row["fresh_gain_low"])
-            for row in rows
-            if row["task"] == task
-        ]
-        scattered = np.mean(widths) > np.ptp(FRESH_RANGE)
         for (name, label), axes in zip(panels.items(), grid[:, column], strict=True):
-            told = name != "fresh_gain" or not scattered
+            told = all(row[name] for row in rows if row["task"] == task)
             if not told:
-                text = "intervals are wider than\nthis axis: batches too small"
+                text = "the interval of ten\nproducts' gain reaches 0:\nbatches too small"
                 axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes)
             for damping in DAMPINGS if told else ():
                 chosen = [
@@ -316,11 +313,15 @@ def draw(rows: Sequence[Mapping[str, str]], path: pathlib.Path) -> None:
     canvas.savefig(path, dpi=110)
 
 
-def _ratio(gains: np.ndarray, units: np.ndarray) -> intervals.Interval:
-    """Returns the ratio of two means, of [D] directions' values or of [D, T] tables."""
+def _ratio(gains: np.ndarray, units: np.ndarray) -> intervals.Interval | None:
+    """Returns the ratio of two means, of [D] directions' values or of [D, T] tables; None where the
+    interval of the units' mean reaches 0."""
     pairs = np.stack([gains, units], axis=-1)
-    statistic = lambda drawn: float(drawn[..., 0].mean() / drawn[..., 1].mean())  # noqa: E731
     resampled = intervals.of_statistic if gains.ndim == 1 else intervals.of_table
+    unit = resampled(lambda drawn: float(drawn[..., 1].mean()), pairs, np.random.default_rng(0))
+    if not unit.above(0):
+        return None
+    statistic = lambda drawn: float(drawn[..., 0].mean() / drawn[..., 1].mean())  # noqa: E731
     return resampled(statistic, pairs, np.random.default_rng(0))
 
 

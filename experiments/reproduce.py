@@ -4,8 +4,9 @@ python experiments/reproduce.py --list
 python experiments/reproduce.py --run --hours=8 --jobs=2
 python experiments/reproduce.py --report
 
-The units are Figure 4 with its sweeps and ablations, the swimmer study, Gymnasium's tasks, the
-variance experiments, the theory, and Atari, in rounds over all games. --list says of each what is
+The units are Figure 4 with its sweeps, its ablations and the surrogate's other solvers, the swimmer
+study, Gymnasium's tasks, the variance experiments, the study of vine's information, K-FAC beside
+conjugate gradient, the theory, and Atari, in rounds over all games. --list says of each what is
 there, what it still needs by the rates measured so far, and the command that makes it; with --units
 of a single one, the command of every run. --run makes what is missing; at the time limit, on Ctrl-C
 and on SIGTERM the runs save, and the same command continues them. A run that lacks iterations and
@@ -17,7 +18,7 @@ import dataclasses
 import fnmatch
 import pathlib
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 from absl import flags
@@ -59,10 +60,10 @@ class Plan:
     budget: str
     out: pathlib.Path
 
-    def figure4(self, *patterns: str) -> list[batch.Job]:
-        """Returns the runs of Figure 4 whose names match one of the globs."""
-        runs = figure4.planned(self.budget, self.out)
-        return [run for p in patterns for run in runs if fnmatch.fnmatch(run.name, p)]
+    def figure4(self, task: str, algorithms: Collection[str]) -> list[batch.Job]:
+        """Returns the runs of algorithms on a task of Figure 4, of all values of their sweeps."""
+        runs = figure4.planned(self.budget, self.out, f"{task}/*")
+        return [run for run in runs if run.algorithm in algorithms]
 
     def figure4_until(self, pattern: str, iterations: int | None) -> list[batch.Job]:
         """Returns runs of Figure 4 to so many iterations, or to the end."""
@@ -105,16 +106,16 @@ def _until(runs: Sequence[batch.Run], iterations: int | None) -> list[batch.Job]
     ]
 
 
-def _but_solvers(task: str) -> list[str]:
-    """Returns globs of the runs of Figure 4 of a task, but the surrogate's other solvers."""
-    return [f"{task}/{name}*" for name in (*configs.FIGURE4[task], *configs.ABLATIONS)]
+def _but_solvers(task: str) -> tuple[str, ...]:
+    """Returns the algorithms of Figure 4 and beside it, but the surrogate's other solvers."""
+    return *configs.FIGURE4[task], *configs.ABLATIONS
 
 
 UNITS: dict[str, Callable[[Plan], list[batch.Job]]] = {
-    "swimmer": lambda plan: plan.figure4("swimmer/vine/*", "swimmer/single_path/*"),
-    "cartpole": lambda plan: plan.figure4(*_but_solvers("cartpole")),
+    "swimmer": lambda plan: plan.figure4("swimmer", configs.TRPO),
+    "cartpole": lambda plan: plan.figure4("cartpole", _but_solvers("cartpole")),
     "walker": lambda plan: plan.figure4_until("walker/single_path/seed_[123]", 60),
-    "swimmer_others": lambda plan: plan.figure4(*_but_solvers("swimmer")),
+    "swimmer_others": lambda plan: plan.figure4("swimmer", _but_solvers("swimmer")),
     "swimmer_study": Plan.swimmer_study,
     "theory": lambda plan: plan.script(
         "theory",
@@ -143,14 +144,16 @@ UNITS: dict[str, Callable[[Plan], list[batch.Job]]] = {
         iterations=configs.gae_iterations(configs.MILLION),
     ),
     "classic_control": lambda plan: plan.benchmark(*(f"{t}/*" for t in configs.CLASSIC_TASKS)),
-    "solvers": lambda plan: plan.figure4(
-        *(f"{task}/{name}*" for task in configs.ABLATION_TASKS for name in configs.SOLVERS)
-    ),
+    "solvers": lambda plan: [
+        run for task in configs.ABLATION_TASKS for run in plan.figure4(task, configs.SOLVERS)
+    ],
     "benchmark_peers": Plan.peers,
     "benchmark_continued": lambda plan: plan.benchmark(
         *(f"{task}/gae/*" for task in configs.CONTINUED_TASKS)
     ),
-    "hopper_and_walker": lambda plan: plan.figure4("hopper/*", "walker/*"),
+    "hopper_and_walker": lambda plan: [
+        run for task in ("hopper", "walker") for run in plan.figure4(task, configs.ALGORITHMS)
+    ],
     "atari_round_1": lambda plan: plan.atari("single_path", configs.ATARI_ROUND),
     "kfac": lambda plan: plan.script("kfac", ("kfac/kfac.csv", "kfac/kfac.png"), minutes=60),
     "atari_round_2": lambda plan: plan.atari("single_path", 2 * configs.ATARI_ROUND),

@@ -107,7 +107,7 @@ def measure(task: str, gradients: int, iterations: int, **changes: Any) -> list[
     table = []
     for estimator, drawn in samples.items():
         generator = np.random.default_rng(0)
-        variance, snr = variances.GradientStatistics(np.stack(drawn)).intervals(generator)
+        variance, snr = variances.GradientStatistics(np.stack(drawn)).estimates(generator)
         mean_steps = round(np.mean(steps[estimator]))
         values = (
             task, iterations, estimator, counts.get(estimator, mean_steps), mean_steps,

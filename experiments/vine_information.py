@@ -164,7 +164,7 @@ class Study:
             )
             gains.append(reference.gains(theta))
         steps = np.mean([sample.steps for sample in samples])
-        _, snr = variances.GradientStatistics(gradients).intervals(np.random.default_rng(0))
+        _, snr = variances.GradientStatistics(gradients).estimates(np.random.default_rng(0))
         scaled = [value * ITERATION / steps for value in snr]
         per_state, informative = "", ""
         if cell.rollouts_per_state:

@@ -46,6 +46,17 @@ def test_gradient_statistics_by_their_definitions():
     assert np.isnan(statistics.signal_to_noise(np.zeros(3, int)))
 
 
+def test_a_variance_ratio_is_of_the_same_paths():
+    """Of gradients that are twice the others the ratio is 4 in every resample; 1e-10 for
+    float64's sums."""
+    gradients = np.random.default_rng(0).standard_normal((20, 3))
+    doubled = variances.GradientStatistics(2 * gradients)
+    ratio = doubled.variance_ratio(
+        variances.GradientStatistics(gradients), np.random.default_rng(0)
+    )
+    assert ratio == pytest.approx((4.0, 4.0, 4.0), rel=1e-10)
+
+
 @pytest.fixture(scope="module")
 def finite():
     """A finite process, and each estimator's gradients from 2000 paths."""

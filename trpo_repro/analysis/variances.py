@@ -113,13 +113,21 @@ class GradientStatistics:
             return np.nan
         return float((whole - repeated) / pairs / self.variance(index))
 
-    def intervals(
+    def estimates(
         self, generator: np.random.Generator
     ) -> tuple[intervals.Interval, intervals.Interval]:
         """Returns the variance and the signal-to-noise ratio."""
         index = np.arange(len(self._products))
         variance = intervals.of_statistic(self.variance, index, generator)
         return variance, intervals.of_statistic(self.signal_to_noise, index, generator)
+
+    def variance_ratio(
+        self, other: "GradientStatistics", generator: np.random.Generator
+    ) -> intervals.Interval:
+        """Returns this variance over another's; both are of the same M paths, in one order."""
+        index = np.arange(len(self._products))
+        statistic = lambda drawn: self.variance(drawn) / other.variance(drawn)  # noqa: E731
+        return intervals.of_statistic(statistic, index, generator)
 
     def _sums(self, index):
         """Returns the sample's size and its Σᵢⱼ gᵢᵀgⱼ, Σᵢ gᵢᵀgᵢ, and Σ gᵢᵀgⱼ where i and j are

@@ -109,7 +109,7 @@ class LineSearchSettings(
     adapt_kl_limit: bool = setting(
         False,
         "Change δ by how well the linear model foretells the surrogate (Nocedal and Wright, "
-        "Algorithm 4.1)",
+        "Algorithm 4.1): a study, by which cart-pole and swimmer hardly learn, question Q2",
     )
 
 
