@@ -34,7 +34,8 @@ SWEPT = {
     "ascent_rate": "rate",
 }
 
-_RATES = (0.0003, 0.001, 0.003, 0.01, 0.03)  # of the adaptive penalty's and PPO's gradient steps
+# Of the adaptive penalty's and PPO's gradient steps.
+_RATES = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03)
 
 # The paper gives no settings of the methods that it compares with. The natural gradient's step
 # size is swept in factors of three (Sec. 8.1); so is, a choice, the one free scale of each other
@@ -75,7 +76,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     "adaptive_penalty": Algorithm(
         "adaptive penalty", {"algorithm": "adaptive_penalty"}, ("ascent_rate", _RATES)
     ),
-    "ppo": Algorithm("PPO", {"algorithm": "ppo"}, ("ascent_rate", (0.0001, *_RATES, 0.1, 0.3))),
+    "ppo": Algorithm("PPO", {"algorithm": "ppo"}, ("ascent_rate", (*_RATES, 0.1, 0.3))),
     "adaptive_limit": Algorithm("δ that adapts", {"adapt_kl_limit": True}),
     "reversed_kl": Algorithm("KL(new ‖ old)", {"kl_direction": "new_old"}),
     # Another way to the step's direction: questions Q5 and Q6.
