@@ -64,6 +64,8 @@ def _main(target, directory, command, *texts):
 
 
 def _script(_, command):
+    # What it spawns is a copy too: it has computed nothing, nor has it threads of TensorFlow's.
+    multiprocessing.context._concrete_contexts["spawn"] = multiprocessing.get_context("fork")
     os.chdir(ROOT)
     sys.argv = list(command)
     sys.path.insert(0, str(ROOT / "experiments"))

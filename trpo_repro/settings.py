@@ -126,12 +126,8 @@ def check(settings: Any) -> None:
                 raise ValueError(f"unknown {field.name} {value!r}; known: {known}")
         elif isinstance(value, int | float):
             is_number = not isinstance(value, float) or math.isfinite(value)
-            require(
-                is_number and _within(value, field.metadata["bounds"]),
-                field.name,
-                value,
-                allowed(field) if is_number else "finite",
-            )
+            if not (is_number and _within(value, field.metadata["bounds"])):
+                require(False, field.name, value, allowed(field) if is_number else "finite")
 
 
 def _within(value: float, bounds: Mapping[str, float | None]) -> bool:

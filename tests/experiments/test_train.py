@@ -191,19 +191,20 @@ def test_show_config_prints_what_the_run_reads_and_ends(script, tmp_path):
     assert not out.exists()
 
 
-def test_a_time_limit_saves_and_ends_and_a_line_tells_where_it_is(script, tmp_path):
-    tiny = _tiny(tmp_path, iterations=100_000)
-    result = script("train", *tiny, "--time_limit=6s", "--log_every=0")
+def test_a_time_limit_saves_and_ends(script, tmp_path):
+    """However far the run is by then."""
+    result = script("train", *_tiny(tmp_path, iterations=100_000), "--time_limit=1s")
     assert result.returncode == 0
     assert "continue with --resume" in result.stderr
-    done = runs_lib.load_state(tmp_path).iteration
-    # The stop can come between the save of an iteration and its line.
-    assert any(f": {last} of 100000, return" in result.stderr for last in (done - 1, done))
+    begun = (tmp_path / "checkpoints").exists()
+    assert ("no iterations saved" in result.stderr) == (not begun)
 
 
 def test_resume_takes_the_settings_from_the_run(script, tmp_path):
     """No flag but --resume and --out; an extension of the run is one more."""
-    assert script("train", *_tiny(tmp_path), "--stop_at=1").returncode == 0
+    first = script("train", *_tiny(tmp_path), "--stop_at=1", "--log_every=0")
+    assert first.returncode == 0
+    assert f": 1 of {TINY['iterations']}, return" in first.stderr  # a line tells where it is
     resumed = script("train", "--resume", f"--out={tmp_path}")
     assert resumed.returncode == 0, resumed.stderr
     done = runs_lib.load_state(tmp_path).iteration

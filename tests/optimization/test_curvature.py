@@ -18,7 +18,7 @@ SPACES = {
 TOLERANCE = 1e-8  # float64; sums over 11 states of numbers of order one
 
 
-@pytest.fixture(params=SPACES)
+@pytest.fixture(params=SPACES, scope="module")
 def setting(request):
     """A small float64 policy, θ away from its symmetric start, and 11 states with actions."""
     policy = policy_lib.multilayer_perceptron_policy(
@@ -79,6 +79,11 @@ def _dense_fisher(policy, theta, observations):
     return total / len(observations)
 
 
+@pytest.fixture(scope="module")
+def dense(setting):
+    return _dense_fisher(*setting[:3])
+
+
 def _columns(product, size):
     return np.stack([product(column).numpy() for column in tf.eye(size, dtype=tf.float64)], axis=1)
 
@@ -111,15 +116,14 @@ def _product(setting, kind, chunk_size=7, kl_direction="old_new"):
 
 
 @pytest.mark.parametrize("kind", [trust_region.Curvature.FISHER, trust_region.Curvature.KL_HESSIAN])
-def test_analytic_products_equal_the_dense_fisher_matrix(setting, kind):
-    dense = _dense_fisher(*setting[:3])
+def test_analytic_products_equal_the_dense_fisher_matrix(setting, dense, kind):
     np.testing.assert_allclose(_product(setting, kind), dense, atol=TOLERANCE)
 
 
-def test_both_divergences_have_the_same_curvature(setting):
+def test_both_divergences_have_the_same_curvature(setting, dense):
     """The Hessian of KL(new ‖ old) at θ_old is the Fisher matrix too; third derivatives differ."""
     product = _product(setting, trust_region.Curvature.KL_HESSIAN, kl_direction="new_old")
-    np.testing.assert_allclose(product, _dense_fisher(*setting[:3]), atol=TOLERANCE)
+    np.testing.assert_allclose(product, dense, atol=TOLERANCE)
 
 
 def test_empirical_product_equals_the_dense_covariance_of_scores(setting):
@@ -153,7 +157,7 @@ def test_empirical_product_of_many_weighted_actions_a_state(setting):
     np.testing.assert_allclose(matrix, dense, atol=1e-7)  # weights are float32
 
 
-def test_empirical_matrix_converges_to_the_analytic_one(setting):
+def test_empirical_matrix_converges_to_the_analytic_one(setting, dense):
     """The mean over 80 resamplings covariances is within 5 standard errors of the dense matrix."""
     policy, theta, observations, _ = setting
     count = 80
@@ -166,7 +170,7 @@ def test_empirical_matrix_converges_to_the_analytic_one(setting):
     scores = tape.jacobian(log_probs, theta).numpy()
     products = np.einsum("np,nq->npq", scores, scores)
     error = products.std(axis=0) / np.sqrt(len(products))
-    gap = np.abs(products.mean(axis=0) - _dense_fisher(policy, theta, observations))
+    gap = np.abs(products.mean(axis=0) - dense)
     assert (gap <= 5 * error + 1e-12).all()
 
 

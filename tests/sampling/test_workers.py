@@ -48,13 +48,15 @@ def _ray():
     ray.shutdown()
 
 
-OTHERS = [
+PONG = [
+    pytest.param(TINY, id="pong", marks=pytest.mark.slow),
     pytest.param(VINE, id="pong vine", marks=pytest.mark.slow),
-    pytest.param(HOPPER, id="hopper", marks=pytest.mark.slow),
 ]
 
 
-@pytest.mark.parametrize("config", [pytest.param(TINY, id="pong", marks=pytest.mark.slow), *OTHERS])
+@pytest.mark.parametrize(
+    "config", [*PONG, pytest.param(HOPPER, id="hopper", marks=pytest.mark.slow)]
+)
 def test_any_number_of_workers_gives_the_same_bits(tmp_path, config):
     numbers = (1, 2, 4) if config is TINY else (1, 2)
     ends = [
@@ -65,7 +67,7 @@ def test_any_number_of_workers_gives_the_same_bits(tmp_path, config):
         assert_equal(ends[0], other)
 
 
-@pytest.mark.parametrize("config", [pytest.param(TINY, id="pong"), *OTHERS])
+@pytest.mark.parametrize("config", [*PONG, pytest.param(HOPPER, id="hopper")])
 def test_in_process_is_the_same(tmp_path, config):
     """Physics and rewards do not know where they run; the policies' sums are the same on these
     networks whatever the threads."""

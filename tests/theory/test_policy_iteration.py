@@ -44,7 +44,8 @@ def test_policy_iteration_finds_the_optimum(process):
 def test_returns_never_fall(process, name):
     """Asserted along the run; 1e-11 of the scale of returns is the rounding of two solves."""
     scale = np.abs(process.rewards).max() / (1 - process.discount)
-    points = list(pi.run(process, _start(process), getattr(pi, name), 60))
+    iterations = 20 if name == "algorithm_1" else 60  # of which each takes long
+    points = list(pi.run(process, _start(process), getattr(pi, name), iterations))
     returns = np.array([point.expected_return for point in points])
     assert (np.diff(returns) >= -1e-11 * scale).all()
     if name == "algorithm_1":
@@ -149,7 +150,7 @@ def test_penalized_surrogate_is_maximized(multiplier):
 
 @pytest.mark.parametrize("update", [pi.max_kl_trpo(0.01), pi.mean_kl_trpo(0.01)])
 def test_trpo_keeps_its_constraint_and_reaches_the_optimum(process, update):
-    points = list(pi.run(process, _start(process), update, 400))
+    points = list(pi.run(process, _start(process), update, 60))
     bound = max(min(point.max_kl, point.mean_kl) for point in points)
     assert bound <= 0.01 * (1 + 1e-9)
     scale = np.abs(process.rewards).max() / (1 - process.discount)

@@ -189,7 +189,10 @@ class PolicyUpdate:
             trust_region.Curvature.EMPIRICAL: means.empirical_product,
             trust_region.Curvature.IDENTITY: lambda v: v,
         }
-        product = products[self._method.curvature]
+        # Functions of their own: a step calls each in two places, and it is traced once.
+        vector = [tf.TensorSpec(theta.shape, theta.dtype)]
+        product = tf.function(products[self._method.curvature], vector, autograph=False)
+        evaluate = tf.function(means.evaluate, vector, autograph=False)
         quadratic_kl = means.largest_quadratic_kl
         if self._method.constraint is trust_region.Constraint.MEAN_KL:
             quadratic_kl = lambda s: tf.tensordot(s, product(s), 1)  # noqa: E731
@@ -199,7 +202,7 @@ class PolicyUpdate:
             factors, counted = kronecker.running_mean(factors, now, kept_share)
             preconditioner = self._kronecker.preconditioner(factors, self._method.factored_damping)
         problem = trust_region.Problem(
-            means.gradient, product, quadratic_kl, means.evaluate, preconditioner
+            means.gradient, product, quadratic_kl, evaluate, preconditioner
         )
         after, report = trust_region.trust_region_step(theta, problem, self._method, kl_limit)
         return after, report, means.mean_entropy(), factors, counted

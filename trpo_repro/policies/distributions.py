@@ -90,7 +90,8 @@ class DiagonalGaussian(Family):
 
     def distribution(self, parameters):
         mean, log_std = tf.split(parameters, 2, axis=-1)
-        return tfd.MultivariateNormalDiag(mean, tf.exp(log_std))
+        # A graph of it is made in about half the time that MultivariateNormalDiag's takes.
+        return tfd.Independent(tfd.Normal(mean, tf.exp(log_std)), 1)
 
     def draw_noise(self, generator, shape):
         return generator.standard_normal((*shape, *self.action_shape), np.float32)

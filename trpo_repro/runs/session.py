@@ -25,6 +25,7 @@ HALF = "policy_half.npz"  # the policy after half of the iterations
 
 # A resumed run may change these.
 FREE_ON_RESUME = ("iterations", "target_return", "threads", "workers", "ray_address")
+_DEFAULTS = Config()
 
 
 def run(
@@ -358,7 +359,7 @@ def check_resumable(config: Config, directory: pathlib.Path) -> dict[str, Any]:
     record = load_record(path)
     asked = _as_json(read_fields(config))
     # What a run knew nothing of has its default value.
-    saved = {**_as_json(dataclasses.asdict(Config())), **record["config"]}
+    saved = {**_as_json(vars(_DEFAULTS)), **record["config"]}
     differing = [
         f"{name} is {saved[name]!r} there and {asked[name]!r} here"
         for name in sorted(asked)
@@ -397,7 +398,7 @@ def _digest(config: Config) -> str:
 
     Settings with their default value are left out, so that a new one changes no digest.
     """
-    defaults = dataclasses.asdict(Config())
+    defaults = vars(_DEFAULTS)
     fields = {
         name: value
         for name, value in read_fields(config).items()
@@ -409,4 +410,4 @@ def _digest(config: Config) -> str:
 def read_fields(config: Config) -> dict[str, Any]:
     """Returns the fields that a run of the configuration reads."""
     unread = unused_settings(config)
-    return {name: v for name, v in dataclasses.asdict(config).items() if name not in unread}
+    return {name: v for name, v in vars(config).items() if name not in unread}
