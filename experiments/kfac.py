@@ -308,7 +308,7 @@ def draw(rows: Sequence[Mapping[str, str]], path: pathlib.Path) -> None:
     )
     canvas.supxlabel(
         "gain: foretold improvement at the KL limit; gains and times are over those of 10 products "
-        "without a preconditioner; bands: 95% bootstrap interval over batches; factors of one batch",
+        "without a preconditioner; bands: 95% bootstrap interval over batches",
         fontsize=8,
     )
     canvas.savefig(path, dpi=110)
