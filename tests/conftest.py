@@ -4,6 +4,9 @@ import os
 
 import pytest
 
+# Ray's workers would give way to the tests beside them, and a test waits for its workers.
+os.environ.setdefault("RAY_worker_niceness", "0")
+
 
 @pytest.hookimpl(optionalhook=True)  # pytest without xdist does not know it
 def pytest_xdist_auto_num_workers(config):

@@ -18,7 +18,7 @@ ROOT = pathlib.Path(__file__).parent.parent.parent
     [("*/single_path/*", 1), pytest.param("*", 2, marks=pytest.mark.slow)],
 )
 def test_the_smoke_budget_end_to_end(script, tmp_path, only, count):
-    arguments = ("--budget=smoke", f"--out={tmp_path}", "--run", f"--only={only}")
+    arguments = ("--budget=smoke", "--jobs=2", f"--out={tmp_path}", "--run", f"--only={only}")
     result = script("atari", *arguments, "--plot")
     assert result.returncode == 0, result.stderr[-2000:]
     for x in ("iteration", "env_steps"):
