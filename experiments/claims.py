@@ -32,7 +32,7 @@ UNDECIDED = "undecided"  # the data are there, and their interval allows both
 UNKNOWN = "not enough data"
 CRITERIA = """Final performance is the mean reward per time step of the last tenth of iterations;
 learning speed is the mean over all iterations of the gain over the untrained policy; of a sweep,
-each is of the value that is best by it. Ranges are 95% bootstrap intervals over seeds."""
+each is of the value that is best by it. Ranges of them are 95% bootstrap intervals over seeds."""
 ROUNDING = 1e-9  # of the scale of returns: what two linear solves may disagree by
 
 
@@ -139,15 +139,17 @@ class Results:
                 f"no finished sweep of {task}/{algorithm} at budget={self.budget}"
             )
 
-    def at_edge(self, task: str, algorithm: str) -> bool:
-        """Whether the fastest setting of a sweep is its first or last: beyond may be a faster."""
+    def fastest(self, task: str, algorithm: str) -> tuple[str, bool]:
+        """Returns a sweep's fastest setting in words, nothing without a sweep, and whether it is
+        the first or last of the sweep: beyond may be a faster."""
         sweep = configs.ALGORITHMS[algorithm].sweep
         if sweep is None:
-            return False
+            return "", False
         field, values = sweep
-        fastest = self.runs(task, algorithm, figure4.mean_over_iterations)
-        chosen = getattr(fastest[0].config, field)
-        return chosen in (min(values), max(values))
+        runs = self.runs(task, algorithm, figure4.mean_over_iterations)
+        chosen = getattr(runs[0].config, field)
+        text = f" at {configs.SWEPT[field]} = {chosen:g}"
+        return text, chosen in (min(values), max(values))
 
     def final(self, task: str, algorithm: str) -> np.ndarray:
         """Returns the final performance of each seed, [S]."""
@@ -490,7 +492,11 @@ def gradient_below_natural_gradient_below_trpo(results: Results) -> Verdict:
         against = _relative_difference(natural, results.speed(task, "single_path"))
         slower = _judged(vanilla.below(0), vanilla.above(0))
         no_better = _judged(against.below(SIMILAR), against.above(SIMILAR))
-        text = f"vanilla to natural {_percent(vanilla)}, natural to TRPO {_percent(against)}"
+        text = (
+            f"vanilla{results.fastest(task, 'vanilla_policy_gradient')[0]} to natural"
+            f"{results.fastest(task, 'natural_gradient')[0]} {_percent(vanilla)}, "
+            f"natural to TRPO {_percent(against)}"
+        )
         return Verdict(text, _all([slower, no_better]))
 
     return _each(configs.ABLATIONS_OF, of_task)
@@ -505,29 +511,30 @@ def _no_faster(results: Results, names: Sequence[str]) -> Verdict:
     def of_pair(pair):
         task, _, name = pair.partition(" ")
         relative = _relative_speed(results, task, name)
-        edge = results.at_edge(task, name)
+        setting, edge = results.fastest(task, name)
         verdict = _judged(relative.below(SIMILAR), relative.above(SIMILAR))
         if edge and verdict != FAILS:
             verdict = UNKNOWN  # of the values beyond
-        text = f"relative speed {_percent(relative)}{', at the edge of its sweep' if edge else ''}"
-        return Verdict(text, verdict)
+        where = ", at the edge of its sweep" if edge else ""
+        return Verdict(f"relative speed{setting} {_percent(relative)}{where}", verdict)
 
     return _each([f"{task} {name}" for task in configs.ABLATION_TASKS for name in names], of_pair)
 
 
 def penalties_are_no_faster(results: Results) -> Verdict:
-    """Q1: a penalty, fixed or adaptive, or PPO in the constraint's place learns no faster.
+    """Q1: no penalty, fixed or adaptive, nor PPO in the constraint's place is faster by a fifth.
 
-    Holds where none learns faster than single path by a fifth or more, each at the best of its
-    multipliers or learning rates, which must not be the least or the largest that was tried.
+    By learning speed against single path, each at the best of its multipliers or learning rates,
+    which must not be the least or the largest that was tried. The fixed penalty's learning rate is
+    not swept.
     """
     return _no_faster(results, ("fixed_penalty", "adaptive_penalty", "ppo"))
 
 
 def adapting_the_limit_is_no_faster(results: Results) -> Verdict:
-    """Q2: a δ that adapts to how well the surrogate is foretold learns no faster.
+    """Q2: a δ that adapts to how well the surrogate is foretold is not faster by a fifth.
 
-    Holds where it does not learn faster than δ = 0.01 by a fifth or more.
+    By learning speed against δ = 0.01.
     """
     return _no_faster(results, ("adaptive_limit",))
 
@@ -541,18 +548,18 @@ def the_direction_of_the_kl_does_not_matter(results: Results) -> Verdict:
 
 
 def two_products_are_enough(results: Results) -> Verdict:
-    """Q5: two products of conjugate gradient are as good as ten.
+    """Q5: two products of conjugate gradient are not worse than ten by a fifth.
 
-    As good is also better. On cart-pole and swimmer: not slower by a fifth. On other tasks: worth
-    at least four fifths as much on fresh batches, at one policy (`experiments/kfac.py`).
+    On cart-pole and swimmer: by learning speed. On other tasks: by what the step is worth on fresh
+    batches, at one policy (`experiments/kfac.py`); ranges are over batches.
     """
     return _as_good_as_ten_products(results, "cg_2", damping="", products="2")
 
 
 def kfac_needs_no_products(results: Results) -> Verdict:
-    """Q6: K-FAC's own direction is as good as ten products of conjugate gradient.
+    """Q6: K-FAC's own direction is not worse than ten products of conjugate gradient by a fifth.
 
-    Judged as Q5 is.
+    Judged as Q5 is, of one product with the factors' damping λ = 0.01.
     """
     return _as_good_as_ten_products(results, "kfac_1", damping="0.01", products="1")
 
@@ -584,10 +591,10 @@ def _as_good_as_ten_products(
 
 
 def each_part_lowers_the_variance(results: Results) -> Verdict:
-    """Q4: reward to go, a state baseline and a control variate each lower REINFORCE's variance.
+    """Q4: from REINFORCE on, reward to go, a baseline and a control variate lower the variance.
 
     Holds on a task where every estimator's variance over that of the one before it, from the same
-    paths, is below 1 by its interval.
+    paths, is below 1 by its interval over paths.
     """
     path = results.directory / "gradient_variance" / "gradient_variance.csv"
     tasks = tables.grouped(tables.read_csv(path), ("task",))
@@ -595,11 +602,13 @@ def each_part_lowers_the_variance(results: Results) -> Verdict:
     def of_task(task):
         texts, judgments = [], []
         for row in tasks[(task,)]:
-            if not row["ratio"]:
+            if not row.get("ratio"):
                 continue
             ratio = _interval(row, "ratio")
             texts.append(f"{row['estimator']} ×{ratio}")
             judgments.append(_judged(ratio.below(1), ratio.above(1)))
+        if not judgments:
+            raise NotEnoughDataError("no ratios of variances")
         return Verdict(", ".join(texts), _all(judgments))
 
     return _each([task for (task,) in tasks], of_task)

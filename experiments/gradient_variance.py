@@ -161,7 +161,10 @@ def draw(rows: list[dict], path: pathlib.Path) -> None:
     axes.set(yscale="log", ylabel="variance of one path's gradient\nover REINFORCE's")
     axes.grid(alpha=0.3, axis="y")
     axes.legend(fontsize="small", ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
-    canvas.supxlabel("bars: 95% bootstrap interval", fontsize=8)
+    canvas.supxlabel(
+        "bars: 95% bootstrap interval over paths; Q4 is judged by ratios from the same paths",
+        fontsize=8,
+    )
     canvas.savefig(path, dpi=130)
 
 
@@ -175,6 +178,7 @@ def main(_):
             f"{row['task']:9} {row['estimator']:18} variance {row['variance']:.3g} "
             f"[{row['variance_low']:.3g}, {row['variance_high']:.3g}], SNR {row['snr']:.3g} "
             f"[{row['snr_low']:.3g}, {row['snr_high']:.3g}]"
+            + (f", over the one before {row['ratio']:.3g}" if row["ratio"] != "" else "")
             + (f", error {row['error']:.3f}" if row["error"] != "" else "")
         )
     draw(rows, directory / "gradient_variance.png")

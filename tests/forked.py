@@ -12,15 +12,17 @@ _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["trpo_repro.training", "trpo_repro.analysis.plots"])
 
 
-def run(directory, name, *arguments):
+def run(directory, name, *arguments, spawns=False):
     """Returns what a script of experiments/ did in a process of its own.
 
     Args:
       directory: for the texts of its output.
       name: of the script, without `.py`.
       *arguments: of its command line.
+      spawns: whether the processes that it spawns begin from nothing, as a user's do; otherwise
+        they are copies too.
     """
-    return start(directory, name, *arguments).result()
+    return start(directory, name, *arguments, spawns=spawns).result()
 
 
 def run_code(directory, code):
@@ -28,9 +30,10 @@ def run_code(directory, code):
     return _Process(directory, _program, code).result()
 
 
-def start(directory, name, *arguments):
-    """Returns a script's process, with its `pid` and its `result`."""
-    return _Process(directory, _script, [str(ROOT / f"experiments/{name}.py"), *arguments])
+def start(directory, name, *arguments, spawns=False):
+    """Returns a script's process, with its `pid` and its `result`; arguments as of `run`."""
+    target = _script if spawns else _script_of_copies
+    return _Process(directory, target, [str(ROOT / f"experiments/{name}.py"), *arguments])
 
 
 class _Process:
@@ -63,9 +66,13 @@ def _main(target, directory, command, *texts):
     target(directory, command)
 
 
-def _script(_, command):
-    # What it spawns is a copy too: it has computed nothing, nor has it threads of TensorFlow's.
+def _script_of_copies(directory, command):
+    # This process has computed nothing yet, nor has it threads of TensorFlow's.
     multiprocessing.context._concrete_contexts["spawn"] = multiprocessing.get_context("fork")
+    _script(directory, command)
+
+
+def _script(_, command):
     os.chdir(ROOT)
     sys.argv = list(command)
     sys.path.insert(0, str(ROOT / "experiments"))

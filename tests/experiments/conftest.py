@@ -12,5 +12,7 @@ def _parsed():
 
 @pytest.fixture
 def script(tmp_path_factory):
-    """Returns (name, *arguments) → what a script of experiments/ did in a process of its own."""
-    return lambda *command: forked.run(tmp_path_factory.mktemp("script"), *command)
+    """Returns `forked.run` in a directory of its own."""
+    return lambda *command, **options: forked.run(
+        tmp_path_factory.mktemp("script"), *command, **options
+    )

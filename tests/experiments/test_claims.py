@@ -131,6 +131,8 @@ WORLD = {
     "hopper": {"vine": 3.0, "single_path": 3.0, "natural_gradient": 0.9, "cem": 0.5, "rwr": 0.5},
     "walker": {"vine": 3.0, "single_path": 3.0, "natural_gradient": 0.9, "cem": 0.5, "rwr": 0.5},
 }
+for _task, _final in {"cartpole": 3.0, "swimmer": 0.05, "hopper": 0.5}.items():
+    WORLD[_task]["vanilla_policy_gradient"] = _final
 
 
 def _world(
@@ -199,7 +201,7 @@ def _write_curve(run, curve):
     (run.directory / "config.json").write_text(json.dumps(record))
 
 
-LEARNING = ("C1", "C2", "C3", "C4", "C5", "C6", "C7", "Q1", "Q2", "Q3", "Q5", "Q6")
+LEARNING = ("C1", "C2", "C3", "C4", "C5", "C6", "C7", "C13", "Q1", "Q2", "Q3", "Q5", "Q6")
 
 
 def test_a_world_where_every_claim_holds(tmp_path):
@@ -224,6 +226,8 @@ def test_a_world_where_every_claim_holds(tmp_path):
         ("C6", {"falls": ("truncated", "single_path")}),
         ("C7", {"finals": {("swimmer", "cg_20"): 0.2}}),
         ("C7", {"finals": {("swimmer", "cg_20"): 0.2}, "missing": ("fisher_1.0",)}),
+        ("C13", {"finals": {("swimmer", "vanilla_policy_gradient"): 0.2}}),
+        ("C13", {"finals": {("swimmer", "natural_gradient"): 0.2}}),
         ("Q1", {"finals": {("swimmer", "ppo"): 0.2}}),
         ("Q2", {"finals": {("swimmer", "adaptive_limit"): 0.2}}),
         ("Q3", {"finals": {("swimmer", "reversed_kl"): 0.05}}),
@@ -355,5 +359,5 @@ def test_a_sweep_is_judged_at_its_fastest_setting(tmp_path):
             curve = np.full(run.wanted, 0.099)
             curve[-5:] = 0.01
             _write_curve(run, curve)
-    assert results.speed("swimmer", "ppo").mean() > 0.08
-    assert results.final("swimmer", "ppo").mean() > 0.05
+    assert results.fastest("swimmer", "ppo") == (" at rate = 0.001", False)
+    assert {run.setting for run in results.runs("swimmer", "ppo")} != {"ppo_0.001"}

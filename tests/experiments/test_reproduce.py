@@ -123,10 +123,10 @@ def test_a_killed_reproduction_ends_with_the_same_bits(tmp_path):
 def test_the_time_limit_saves_and_the_same_command_goes_on(script, tmp_path):
     """Three seconds are too few for a worker that imports TensorFlow and trains two iterations."""
     command = ("reproduce", "--run", "--budget=smoke", "--units=walker", f"--out={tmp_path}")
-    stopped = script(*command, "--hours=0.0008")
+    stopped = script(*command, "--hours=0.0008", spawns=True)
     assert stopped.returncode == 130
     assert "Traceback" not in stopped.stderr
-    again = script(*command)
+    again = script(*command, spawns=True)
     assert again.returncode == 0, again.stderr[-2000:]
     plan = reproduce.Plan("smoke", tmp_path)
     assert all(job.done for job in reproduce.all_jobs(plan, "walker"))
