@@ -10,6 +10,7 @@ runs are skipped, and interrupted ones continue. --plot draws what there is.
 """
 
 import dataclasses
+import functools
 import pathlib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -45,11 +46,23 @@ def planned(budget_name: str, out: pathlib.Path, only: str = "*") -> list[Run]:
     Raises:
       ValueError: nothing matches.
     """
-    budget = configs.BUDGETS[budget_name]
     found: list[Run] = []
+    for task, runs in _first_round(budget_name, out).items():
+        found += runs
+        found += _second_round(runs, configs.BUDGETS[budget_name].seeds[task])
+    found.sort(key=lambda run: run.config.seed)  # stable: the order of tasks and settings stays
+    return listing.matching(found, only)
+
+
+@functools.cache  # hundreds of configurations, each of them checked
+def _first_round(budget_name: str, out: pathlib.Path) -> dict[str, tuple[Run, ...]]:
+    """Returns a budget's runs by task, without those that the first round of sweeps decides."""
+    budget = configs.BUDGETS[budget_name]
+    found = {}
     for task in configs.FIGURE4:
         own = budget.own_directory(task)
         parent = out / (f"{task}_{budget_name}" if own else task)
+        runs = []
         for setting, (algorithm, settings) in configs.figure4_settings(task, budget).items():
             swept = configs.ALGORITHMS[algorithm].sweep is not None
             screening = swept and task in budget.screening
@@ -59,11 +72,9 @@ def planned(budget_name: str, out: pathlib.Path, only: str = "*") -> list[Run]:
             for seed in range(1, 2 if screening else budget.seeds_of(task, algorithm) + 1):
                 seeded = dataclasses.replace(settings, seed=seed)
                 directory = parent / setting / f"seed_{seed}"
-                run = Run(task, setting, algorithm, seeded, directory, stop_at, screening)
-                found.append(run)
-        found += _second_round([run for run in found if run.task == task], budget.seeds[task])
-    found.sort(key=lambda run: run.config.seed)  # stable: the order of tasks and settings stays
-    return listing.matching(found, only)
+                runs.append(Run(task, setting, algorithm, seeded, directory, stop_at, screening))
+        found[task] = tuple(runs)
+    return found
 
 
 def _second_round(first: Sequence[Run], seeds: int) -> list[Run]:

@@ -181,6 +181,7 @@ def test_the_pole_is_balanced_longer(name):
         algorithm=name,
         iterations=10,
         steps_per_iteration=5000,
+        path_length=200,
         hidden_sizes=(),
     )
     trainer = training.Trainer(config)

@@ -1,6 +1,7 @@
 """Policy updates: TRPO's promises, recomputed from the policy itself."""
 
 import dataclasses
+import functools
 
 import gymnasium
 import numpy as np
@@ -18,6 +19,7 @@ from trpo_repro.sampling import single_path
 from trpo_repro.theory import mdp
 
 
+@functools.cache
 def _policy(kind="gaussian", dtype="float32"):
     spaces = gymnasium.spaces
     space = spaces.Box(-1, 1, (2,)) if kind == "gaussian" else spaces.Discrete(4)
@@ -30,6 +32,11 @@ def _policy(kind="gaussian", dtype="float32"):
         output_scale=1.0,
         dtype=dtype,
     )
+
+
+@functools.cache  # a second or two to make the graph
+def _update(policy, method, **options):
+    return policy_update.PolicyUpdate(policy, surrogates.ImportanceSampled(), method, **options)
 
 
 def _rows(policy, theta, count=500, seed=0):
@@ -48,7 +55,7 @@ def test_accepted_steps_keep_the_promise(kind, name):
     policy = _policy(kind)
     theta = policy.network.initial_parameters()
     method = trust_region.METHODS[name]
-    update = policy_update.PolicyUpdate(policy, surrogates.ImportanceSampled(), method)
+    update = _update(policy, method)
     for seed in range(3):
         _assert_the_promise(policy, update, method, theta, _rows(policy, theta, seed=seed))
 
@@ -81,7 +88,7 @@ def test_the_other_direction_limits_the_other_divergence(kind):
     for direction in ("old_new", "new_old"):
         for rule in (trust_region.StepRule.LINE_SEARCH, trust_region.StepRule.KL_LIMIT):
             method = Method(kl_limit=0.05, kl_direction=direction, step=rule, fisher_fraction=1.0)
-            update = policy_update.PolicyUpdate(policy, surrogates.ImportanceSampled(), method)
+            update = _update(policy, method)
             after, report, _ = update(theta, rows, np.random.default_rng(0))
             old, new = (policy.network(x, rows["observations"]) for x in (theta, after))
             pair = (old, new) if direction == "old_new" else (new, old)
@@ -116,7 +123,7 @@ def test_natural_gradient_is_the_compatible_least_squares_fit():
         fisher_fraction=1.0,
         cg_iterations=30,
     )
-    update = policy_update.PolicyUpdate(policy, surrogates.ImportanceSampled(), method)
+    update = _update(policy, method)
     after, _, _ = update(theta, rows, np.random.default_rng(0))
     scores = []
     for n in range(60):
@@ -136,7 +143,7 @@ def test_an_adapting_limit_is_remembered():
     policy = _policy()
     theta = policy.network.initial_parameters()
     method = Method(adapt_kl_limit=True, fisher_fraction=1.0)
-    update = policy_update.PolicyUpdate(policy, surrogates.ImportanceSampled(), method)
+    update = _update(policy, method)
     memory, reports = update.initial_memory(), []
     for seed in range(3):
         rows = _rows(policy, theta, seed=seed)
@@ -170,7 +177,7 @@ def test_subsampling_touches_the_fisher_product_only():
     reports = []
     for fraction in (1.0, 0.1):
         method = dataclasses.replace(trust_region.METHODS["trpo"], fisher_fraction=fraction)
-        update = policy_update.PolicyUpdate(policy, surrogates.ImportanceSampled(), method)
+        update = _update(policy, method)
         reports.append(update(theta, rows, np.random.default_rng(0))[1])
     for name in ("surrogate_before", "gradient_norm", "entropy"):
         assert reports[0][name] == reports[1][name]
@@ -183,10 +190,8 @@ def test_separate_states_carry_constraint_and_curvature():
     theta = policy.network.initial_parameters()
     rows = _rows(policy, theta)
     method = dataclasses.replace(trust_region.METHODS["trpo"], fisher_fraction=1.0)
-    together = policy_update.PolicyUpdate(policy, surrogates.ImportanceSampled(), method)
-    apart = policy_update.PolicyUpdate(
-        policy, surrogates.ImportanceSampled(), method, separate_kl_states=True
-    )
+    together = _update(policy, method)
+    apart = _update(policy, method, separate_kl_states=True)
     first, _, _ = together(theta, rows, np.random.default_rng(0))
     second, _, _ = apart(
         theta, rows, np.random.default_rng(0), {"observations": rows["observations"]}
@@ -202,14 +207,13 @@ def test_separate_states_carry_constraint_and_curvature():
 def test_batch_length_does_not_retrace():
     policy = _policy()
     theta = policy.network.initial_parameters()
-    update = policy_update.PolicyUpdate(policy, surrogates.ImportanceSampled(), Method())
+    update = _update(policy, Method())
     for count in (300, 500, 7):
         update(theta, _rows(policy, theta, count), np.random.default_rng(0))
     assert update._step.experimental_get_tracing_count() == 1
 
 
-@pytest.mark.parametrize("hidden_sizes", [(), (8,)])
-@pytest.mark.parametrize("cg_iterations", [10, 20])
+@pytest.mark.parametrize(("hidden_sizes", "cg_iterations"), [((), 20), ((8,), 10), ((8,), 20)])
 def test_every_step_on_a_discrete_process_is_accepted(hidden_sizes, cg_iterations):
     """60 updates in float32: a softmax's Fisher matrix is singular, and conjugate gradient meets
     rounding where its direction has no curvature. No gradient here is zero."""
@@ -224,9 +228,7 @@ def test_every_step_on_a_discrete_process_is_accepted(hidden_sizes, cg_iteration
         activation="tanh",
         seed=0,
     )
-    update = policy_update.PolicyUpdate(
-        policy, surrogates.ImportanceSampled(), Method(cg_iterations=cg_iterations)
-    )
+    update = _update(policy, Method(cg_iterations=cg_iterations))
     theta = policy.network.initial_parameters()
     for i in range(60):
         paths, *_ = single_path.sample_trajectories(
@@ -253,9 +255,7 @@ def test_weights_of_states_are_repetitions():
     repeated = {name: np.repeat(array, weights, axis=0) for name, array in rows.items()}
     for name in ("trpo", "empirical_fim", "max_kl"):
         method = dataclasses.replace(trust_region.METHODS[name], fisher_fraction=1.0)
-        arguments = (policy, surrogates.ImportanceSampled(), method)
-        plain = policy_update.PolicyUpdate(*arguments)
-        weighted = policy_update.PolicyUpdate(*arguments, weighted_states=True)
+        plain, weighted = _update(policy, method), _update(policy, method, weighted_states=True)
         if name == "max_kl":  # a state without weight still counts for the largest KL
             repeated = {
                 name: np.concatenate([array, rows[name]]) for name, array in repeated.items()
@@ -275,7 +275,7 @@ def test_not_finite_advantages_reject_the_step():
     theta = policy.network.initial_parameters()
     rows = _rows(policy, theta)
     rows["advantages"][3] = np.nan
-    update = policy_update.PolicyUpdate(policy, surrogates.ImportanceSampled(), Method())
+    update = _update(policy, Method())
     after, report, _ = update(theta, rows, np.random.default_rng(0))
     assert report["outcome"] is Outcome.NOT_FINITE
     np.testing.assert_array_equal(after, theta)

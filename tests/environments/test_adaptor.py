@@ -201,7 +201,9 @@ def _states(config):
     return [(state, row) for state, row in training.iterations(trainer, trainer.initial_state())]
 
 
-@pytest.mark.parametrize("task", ["CartPole-v1", "Pendulum-v1", "toys:Walk-v0"])
+@pytest.mark.parametrize(
+    "task", ["CartPole-v1", "toys:Walk-v0", pytest.param("Pendulum-v1", marks=pytest.mark.slow)]
+)
 def test_trains_and_repeats_itself(task):
     config = dataclasses.replace(SMALL, task=task)
     first, second = _states(config), _states(config)
@@ -217,7 +219,7 @@ def test_vine_trains():
     assert [row["outcome"] for _, row in _states(config)] == ["accepted"] * 3
 
 
-@pytest.mark.parametrize("channels", [0, 3])
+@pytest.mark.parametrize("channels", [0, pytest.param(3, marks=pytest.mark.slow)])
 def test_images_are_learned_from(channels):
     """The bright side decides the better action: from 0.5 a step to above 0.8 in 15 iterations."""
     config = dataclasses.replace(

@@ -116,7 +116,7 @@ def _exact_gradient(logits, weights, length):
 @pytest.mark.parametrize("sampler", ["single_path", "vine"])
 def test_what_training_computes_is_the_exact_gradient(setting, weighting, sampler):
     """The vanilla policy gradient's step of whole iterations, as `Trainer` makes them, in the
-    logits: its mean over 60 of them is the exact gradient within 5 standard errors, up to the
+    logits: its mean over 40 of them is the exact gradient within 5 standard errors, up to the
     positive factor by which advantages are standardized.
 
     With discounted weights the exact one is ∇η (eqs. 3-4, γ^60 aside); with equal ones it is
@@ -146,7 +146,7 @@ def test_what_training_computes_is_the_exact_gradient(setting, weighting, sample
     start = dataclasses.replace(start, theta=theta)
     logits = trainer.policy.network(theta, np.eye(4, dtype=np.float32)).numpy().astype(np.float64)
     steps = []
-    for iteration in range(60):
+    for iteration in range(40):
         after, _ = trainer.iterate(dataclasses.replace(start, iteration=iteration))
         step = dict(
             zip(

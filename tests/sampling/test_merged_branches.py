@@ -49,7 +49,9 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize(
+    "name", ["tabular", "breakout", pytest.param("pong", marks=pytest.mark.slow)]
+)
 def test_q_values_are_bit_for_bit_those_of_branches_simulated_apart(monkeypatch, name):
     arguments = SETTINGS[name]()
     limits = {"length": 15, "discount": 0.9}
@@ -62,7 +64,9 @@ def test_q_values_are_bit_for_bit_those_of_branches_simulated_apart(monkeypatch,
     assert once.steps < apart.steps / 2
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize(
+    "name", ["tabular", "pong", pytest.param("breakout", marks=pytest.mark.slow)]
+)
 def test_a_state_is_done_once_its_branches_are_one(monkeypatch, name):
     """The differences of its Q-values are what they were: 1e-12 for the sums' other order."""
     arguments = SETTINGS[name]()
@@ -115,7 +119,15 @@ def test_an_ended_branch_is_not_one_with_those_that_go_on():
     assert (values.steps, values.merged_steps) == (3 + 3, 3)
 
 
-@pytest.mark.parametrize("game", ["pong", "qbert", "seaquest", "space_invaders"])
+@pytest.mark.parametrize(
+    "game",
+    [
+        "pong",
+        "seaquest",
+        pytest.param("qbert", marks=pytest.mark.slow),
+        pytest.param("space_invaders", marks=pytest.mark.slow),
+    ],
+)
 def test_states_with_equal_fingerprints_have_equal_futures(game):
     """Of all 18 actions' states, stepped on at random: rewards, screens and fingerprints."""
     environment, *_, states, actions = _atari_setting(game)

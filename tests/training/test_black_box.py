@@ -82,7 +82,7 @@ def test_nothing_is_learned_where_all_diverge():
 
 @pytest.mark.parametrize("algorithm", ["cem", "cma"])
 def test_the_middle_of_the_search_gets_better(algorithm):
-    config = dataclasses.replace(TINY, algorithm=algorithm, population=20, iterations=15)
+    config = dataclasses.replace(TINY, algorithm=algorithm, population=20, iterations=10)
     trainer = training.BlackBoxTrainer(config)
     state = trainer.initial_state()
     for _ in range(config.iterations):

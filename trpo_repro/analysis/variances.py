@@ -188,9 +188,10 @@ class PathEstimators:
         )
         numbers = tf.TensorSpec([None], policy.network.dtype)
         control = tf.TensorSpec([None, policy.family.parameter_size], policy.network.dtype)
-        self._gradient = tf.function(
-            self._gradient_in_graph,
-            [observations, actions, numbers, numbers, control],
+        path = (observations, actions, numbers, numbers, control)
+        self._gradients = tf.function(
+            self._gradients_in_graph,
+            [tf.TensorSpec([None, *spec.shape], spec.dtype) for spec in path],
             autograph=False,
         )
         self._scores = tf.function(self._scores_in_graph, [observations, actions], autograph=False)
@@ -229,13 +230,8 @@ class PathEstimators:
             factor = factor * np.exp(log_probs[0] - log_probs[1])
         dtype = self._policy.network.dtype.as_numpy_dtype
         arrays = [array.astype(dtype) for array in (factor, weight, control)]
-        actions, observed = paths.actions, self._policy.cast(paths.observations)
-        return np.stack(
-            [
-                self._gradient(observed[:, b], actions[:, b], *(x[:, b] for x in arrays)).numpy()
-                for b in range(live.shape[1])
-            ]
-        )
+        arrays = [self._policy.cast(paths.observations), paths.actions, *arrays]
+        return self._gradients(*(np.swapaxes(array, 0, 1) for array in arrays)).numpy()
 
     def _returns(self, paths):
         """Returns ([T, B] 1 in a path's first episode and 0 after it, [T, B] its reward to go)."""
@@ -277,6 +273,11 @@ class PathEstimators:
             tape.watch(parameters)
             total = tf.reduce_sum(self._policy.family.log_prob(parameters, actions))
         return tape.gradient(total, parameters)
+
+    def _gradients_in_graph(self, *paths):
+        """Returns [B, P] of arrays with B paths each."""
+        gradient = lambda path: self._gradient_in_graph(*path)  # noqa: E731
+        return tf.map_fn(gradient, paths, fn_output_signature=self._policy.network.dtype)
 
     def _gradient_in_graph(self, observations, actions, factor, weight, control):
         """Returns Σ_t factor (ψ (weight − ξᵀu) + Jᵀ M u) of one path, [P], with ψ = Jᵀ ξ."""

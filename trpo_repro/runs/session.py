@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import pathlib
@@ -357,7 +358,7 @@ def check_resumable(config: Config, directory: pathlib.Path) -> dict[str, Any]:
     if not path.exists():
         raise ValueError(f"{directory} holds no run to resume")
     record = load_record(path)
-    asked = _as_json(read_fields(config))
+    asked = _asked(config)
     # What a run knew nothing of has its default value.
     saved = {**_as_json(vars(_DEFAULTS)), **record["config"]}
     differing = [
@@ -387,6 +388,11 @@ def load_record(path: pathlib.Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: {error!r}") from error
     return record
+
+
+@functools.lru_cache(maxsize=4096)  # experiments ask of the same runs again and again
+def _asked(config: Config) -> dict[str, Any]:
+    return _as_json(read_fields(config))
 
 
 def _as_json(fields: dict[str, Any]) -> dict[str, Any]:
