@@ -4,6 +4,8 @@ import os
 
 import pytest
 
+import trpo_repro  # noqa: F401 - before TensorFlow, as in every program here
+
 # Ray's workers would give way to the tests beside them, and a test waits for its workers.
 os.environ.setdefault("RAY_worker_niceness", "0")
 

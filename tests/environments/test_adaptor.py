@@ -202,7 +202,7 @@ def _states(config):
 
 
 @pytest.mark.parametrize(
-    "task", ["CartPole-v1", "toys:Walk-v0", pytest.param("Pendulum-v1", marks=pytest.mark.slow)]
+    "task", ["Pendulum-v1", "toys:Walk-v0", pytest.param("CartPole-v1", marks=pytest.mark.slow)]
 )
 def test_trains_and_repeats_itself(task):
     config = dataclasses.replace(SMALL, task=task)
@@ -213,13 +213,14 @@ def test_trains_and_repeats_itself(task):
 
 
 def test_vine_trains():
+    """With branches so long that poles fall in some: Q-values that are all equal say nothing."""
     config = dataclasses.replace(
-        SMALL, sampler="vine", trunks=4, rollout_states=10, rollouts_per_state=2, rollout_length=10
+        SMALL, sampler="vine", trunks=4, rollout_states=20, rollouts_per_state=2, rollout_length=30
     )
     assert [row["outcome"] for _, row in _states(config)] == ["accepted"] * 3
 
 
-@pytest.mark.parametrize("channels", [0, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("channels", [3, pytest.param(0, marks=pytest.mark.slow)])
 def test_images_are_learned_from(channels):
     """The bright side decides the better action: from 0.5 a step to above 0.8 in 15 iterations."""
     config = dataclasses.replace(
