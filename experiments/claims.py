@@ -32,7 +32,7 @@ UNDECIDED = "undecided"  # the data are there, and their interval allows both
 UNKNOWN = "not enough data"
 CRITERIA = """Final performance is the mean reward per time step of the last tenth of iterations;
 learning speed is the mean over all iterations of the gain over the untrained policy; of a sweep,
-each is of the value that is best by it. Ranges of them are 95% bootstrap intervals over seeds."""
+each is of the value that is best by it. Ranges of these are 95% bootstrap intervals over seeds."""
 ROUNDING = 1e-9  # of the scale of returns: what two linear solves may disagree by
 
 
@@ -75,6 +75,18 @@ Performance = Callable[[Sequence[figure4.Run]], np.ndarray]  # runs → [S], a n
 
 class NotEnoughDataError(Exception):
     """What a claim needs has not been run."""
+
+
+class Setting(NamedTuple):
+    """A value of an algorithm's sweep.
+
+    Attributes:
+      text: the value in words; empty without a sweep.
+      at_edge: whether it is the least or the largest of the sweep, beyond which may be a better.
+    """
+
+    text: str
+    at_edge: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,17 +151,16 @@ class Results:
                 f"no finished sweep of {task}/{algorithm} at budget={self.budget}"
             )
 
-    def fastest(self, task: str, algorithm: str) -> tuple[str, bool]:
-        """Returns a sweep's fastest setting in words, nothing without a sweep, and whether it is
-        the first or last of the sweep: beyond may be a faster."""
+    def fastest(self, task: str, algorithm: str) -> Setting:
+        """Returns the setting that an algorithm's learning speed is of."""
         sweep = configs.ALGORITHMS[algorithm].sweep
         if sweep is None:
-            return "", False
+            return Setting("", at_edge=False)
         field, values = sweep
-        runs = self.runs(task, algorithm, figure4.mean_over_iterations)
-        chosen = getattr(runs[0].config, field)
+        chosen = getattr(self._fastest_runs(task, algorithm)[0].config, field)
+        at_edge = chosen in (min(values), max(values))
         text = f" at {configs.SWEPT[field]} = {chosen:g}"
-        return text, chosen in (min(values), max(values))
+        return Setting(text + " (the edge of its sweep)" * at_edge, at_edge)
 
     def final(self, task: str, algorithm: str) -> np.ndarray:
         """Returns the final performance of each seed, [S]."""
@@ -161,8 +172,11 @@ class Results:
 
     def speed(self, task: str, algorithm: str) -> np.ndarray:
         """Returns each seed's mean gain over the untrained policy, [S], at the fastest setting."""
-        fastest = self.runs(task, algorithm, figure4.mean_over_iterations)
-        return figure4.mean_over_iterations(fastest) - self.untrained(task)
+        runs = self._fastest_runs(task, algorithm)
+        return figure4.mean_over_iterations(runs) - self.untrained(task)
+
+    def _fastest_runs(self, task: str, algorithm: str) -> list[figure4.Run]:
+        return self.runs(task, algorithm, figure4.mean_over_iterations)
 
 
 def _relative_difference(first: np.ndarray, second: np.ndarray) -> intervals.Interval:
@@ -197,6 +211,11 @@ def _percent(interval: intervals.Interval) -> str:
 
 def _judged(holds: bool, fails: bool) -> str:
     return HOLDS if holds else FAILS if fails else UNDECIDED
+
+
+def _not_faster(verdict: str, setting: Setting) -> str:
+    """Returns the judgment that an algorithm is not faster, where it may be at another setting."""
+    return UNKNOWN if setting.at_edge and verdict != FAILS else verdict
 
 
 def _all(judgments: Sequence[str]) -> str:
@@ -337,7 +356,7 @@ def line_search_prevents_catastrophes(results: Results) -> Verdict:
 
     Counts iterations in which a run loses at least half of its best gain so far over the
     untrained policy. Holds where runs without the line search have more of them, by the interval
-    of the difference of the counts a run.
+    of the difference of the counts a run, over runs.
     """
 
     def of_task(task):
@@ -397,8 +416,9 @@ def penalty_makes_steps_tiny(results: Results) -> Verdict:
 def common_numbers_cut_variance(results: Results) -> Verdict:
     """C9: common random numbers cut the variance of Q differences; SNR stays finite as Δt → 0.
 
-    Holds if at every Δt and branch length the 95% interval of the variance lies below the one
-    without them, and at the smallest Δt the SNR with them is above half that at the largest.
+    Holds if at every Δt and branch length the 95% interval of the variance, over states, lies
+    below the one without them, and at the smallest Δt the SNR with them is above half that at the
+    largest.
     """
     rows = tables.read_csv(results.directory / "vine" / "common_random_numbers.csv")
     ratios, separate, finite = [], [], []
@@ -424,7 +444,7 @@ def common_numbers_cut_variance(results: Results) -> Verdict:
 def vine_has_less_variance(results: Results) -> Verdict:
     """C10: vine's surrogate has much lower variance for the same number of Q-values.
 
-    Gradient variance of vine over single path's; holds if every interval lies below.
+    Gradient variance of vine over single path's; holds if every interval, over batches, lies below.
     """
     rows = tables.read_csv(results.directory / "vine" / "surrogate_variance.csv")
     ratios, separate = [], []
@@ -483,18 +503,23 @@ def gradient_below_natural_gradient_below_trpo(results: Results) -> Verdict:
     """C13: the vanilla gradient is slower than the natural gradient, which is no better than TRPO.
 
     By learning speed, at the best step size of each. Slower: by the interval of the relative
-    difference. No better: not faster by a fifth.
+    difference. No better: not faster by a fifth. Neither where the step size is the least or the
+    largest that was tried.
     """
 
     def of_task(task):
+        settings = [
+            results.fastest(task, name) for name in ("vanilla_policy_gradient", "natural_gradient")
+        ]
         natural = results.speed(task, "natural_gradient")
         vanilla = _relative_difference(results.speed(task, "vanilla_policy_gradient"), natural)
         against = _relative_difference(natural, results.speed(task, "single_path"))
-        slower = _judged(vanilla.below(0), vanilla.above(0))
-        no_better = _judged(against.below(SIMILAR), against.above(SIMILAR))
+        slower = _not_faster(_judged(vanilla.below(0), vanilla.above(0)), settings[0])
+        no_better = _not_faster(
+            _judged(against.below(SIMILAR), against.above(SIMILAR)), settings[1]
+        )
         text = (
-            f"vanilla{results.fastest(task, 'vanilla_policy_gradient')[0]} to natural"
-            f"{results.fastest(task, 'natural_gradient')[0]} {_percent(vanilla)}, "
+            f"vanilla{settings[0].text} to natural{settings[1].text} {_percent(vanilla)}, "
             f"natural to TRPO {_percent(against)}"
         )
         return Verdict(text, _all([slower, no_better]))
@@ -503,20 +528,15 @@ def gradient_below_natural_gradient_below_trpo(results: Results) -> Verdict:
 
 
 def _no_faster(results: Results, names: Sequence[str]) -> Verdict:
-    """Judges whether none of the algorithms learns faster than single path by a fifth or more.
-
-    An algorithm whose best setting is the edge of its sweep is not known to be no faster.
-    """
+    """Judges whether none of the algorithms learns faster than single path by a fifth or more."""
 
     def of_pair(pair):
         task, _, name = pair.partition(" ")
         relative = _relative_speed(results, task, name)
-        setting, edge = results.fastest(task, name)
+        setting = results.fastest(task, name)
         verdict = _judged(relative.below(SIMILAR), relative.above(SIMILAR))
-        if edge and verdict != FAILS:
-            verdict = UNKNOWN  # of the values beyond
-        where = ", at the edge of its sweep" if edge else ""
-        return Verdict(f"relative speed{setting} {_percent(relative)}{where}", verdict)
+        text = f"relative speed{setting.text} {_percent(relative)}"
+        return Verdict(text, _not_faster(verdict, setting))
 
     return _each([f"{task} {name}" for task in configs.ABLATION_TASKS for name in names], of_pair)
 
@@ -540,9 +560,9 @@ def adapting_the_limit_is_no_faster(results: Results) -> Verdict:
 
 
 def the_direction_of_the_kl_does_not_matter(results: Results) -> Verdict:
-    """Q3: limiting KL(new ‖ old) learns as fast as limiting KL(old ‖ new).
+    """Q3: limiting KL(new ‖ old) learns as fast as limiting KL(old ‖ new), within a fifth.
 
-    Learning speeds within a fifth, on cart-pole and swimmer.
+    By learning speed, on cart-pole and swimmer.
     """
     return _each(configs.ABLATION_TASKS, lambda task: _as_fast(results, task, "reversed_kl"))
 

@@ -331,7 +331,7 @@ def swimmer_study(task: str, budget: str) -> dict[str, Config]:
 
 
 # Iterations that a budget asks for, by sampler, of Table 3's 500: what 2 cores do in days.
-ATARI_STOP_AT = {"medium": {"single_path": 150, "vine": 50}}
+ATARI_STOP_AT = {"medium": {"single_path": 150, "vine": 100}}
 ATARI_ROUND = 50  # iterations of all games before any continues
 
 # Changes of the paper preset, by budget, game and sampler; `smoke` is for tests.
@@ -345,7 +345,7 @@ ATARI_BUDGETS: dict[str, dict[tuple[str, str], dict[str, Any]]] = {
     },
     "medium": {
         **{(game, "single_path"): {} for game in GAMES},
-        **{(game, "vine"): {} for game in ("pong", "breakout")},
+        **{(game, "vine"): {} for game in ("pong", "breakout", "qbert")},
     },
     "paper": {(game, sampler): {} for game in GAMES for sampler in ("single_path", "vine")},
 }

@@ -54,7 +54,7 @@ def planned(budget_name: str, out: pathlib.Path, only: str = "*") -> list[Run]:
     return listing.matching(found, only)
 
 
-@functools.cache  # hundreds of configurations, each of them checked
+@functools.lru_cache(maxsize=16)  # hundreds of configurations, each of them checked
 def _first_round(budget_name: str, out: pathlib.Path) -> dict[str, tuple[Run, ...]]:
     """Returns a budget's runs by task, without those that the first round of sweeps decides."""
     budget = configs.BUDGETS[budget_name]

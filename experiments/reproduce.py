@@ -69,10 +69,11 @@ class Plan:
         """Returns runs of Figure 4 to so many iterations, or to the end."""
         return _until(figure4.planned(self.budget, self.out, pattern), iterations)
 
-    def atari(self, sampler: str, iterations: int) -> list[batch.Job]:
-        """Returns the runs of all games to so many iterations."""
+    def atari(self, sampler: str, iterations: int | None = None) -> list[batch.Job]:
+        """Returns the runs of all games to so many iterations, or to what the budget asks for."""
         runs = atari.planned(self.budget, self.out / "atari")
-        return _until([run for run in runs if run.setting == sampler], iterations)
+        found = [run for run in runs if run.setting == sampler]
+        return _until(found, iterations) if iterations else list(found)
 
     def swimmer_study(self) -> list[batch.Job]:
         return list(swimmer_study.planned(self.budget, self.out / "swimmer_study"))
@@ -158,7 +159,7 @@ UNITS: dict[str, Callable[[Plan], list[batch.Job]]] = {
     "kfac": lambda plan: plan.script("kfac", ("kfac/kfac.csv", "kfac/kfac.png"), minutes=60),
     "atari_round_2": lambda plan: plan.atari("single_path", 2 * configs.ATARI_ROUND),
     "atari_round_3": lambda plan: plan.atari("single_path", 3 * configs.ATARI_ROUND),
-    "atari_vine": lambda plan: plan.atari("vine", configs.ATARI_ROUND),
+    "atari_vine": lambda plan: plan.atari("vine"),
 }
 
 

@@ -63,3 +63,10 @@ def test_unused_settings_name_their_readers():
     assert "step_size" not in unused
     algorithm = next(f for f in dataclasses.fields(config.Config) if f.name == "algorithm")
     assert settings.allowed(algorithm).startswith("one of trpo, max_kl")
+
+
+def test_a_list_of_units_is_a_tuple():
+    """So that configurations have hashes; `Config(hidden_sizes=[8])` is what a user may write."""
+    one, other = config.Config(hidden_sizes=[8]), config.Config(hidden_sizes=(8,))
+    assert one == other
+    assert hash(one) == hash(other)

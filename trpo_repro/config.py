@@ -81,6 +81,7 @@ class Config(
     def __post_init__(self):
         environments.check_task(self.task)
         check(self)
+        object.__setattr__(self, "hidden_sizes", tuple(self.hidden_sizes))  # a list has no hash
         require(
             all(1 <= units <= 10_000 for units in self.hidden_sizes),
             "hidden_sizes",

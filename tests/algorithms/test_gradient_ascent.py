@@ -12,6 +12,7 @@ from trpo_repro import training
 from trpo_repro.algorithms import gradient_ascent, policy_update
 from trpo_repro.algorithms.gradient_ascent import METHODS
 from trpo_repro.config import Config
+from trpo_repro.environments import cartpole
 from trpo_repro.estimation import surrogates
 from trpo_repro.optimization import trust_region
 from trpo_repro.optimization.trust_region import Outcome
@@ -175,7 +176,8 @@ def test_numbers_that_are_not_finite_refuse_the_update(name):
     "name", [pytest.param("fixed_penalty", marks=pytest.mark.slow), "adaptive_penalty", "ppo"]
 )
 def test_the_pole_is_balanced_longer(name):
-    """Ten iterations of 5000 steps; over seeds 0 to 4 the return grew at least 2.2-fold."""
+    """Ten iterations of 5000 steps; over seeds 0 to 4 the return grew at least 1.8-fold. Episodes
+    end with their paths, at 200 steps: shorter paths are fewer calls of the policy."""
     config = Config(
         task="cartpole",
         algorithm=name,
@@ -184,7 +186,7 @@ def test_the_pole_is_balanced_longer(name):
         path_length=200,
         hidden_sizes=(),
     )
-    trainer = training.Trainer(config)
+    trainer = training.Trainer(config, cartpole.CartPole(max_episode_steps=200))
     rows = [row for _, row in training.iterations(trainer, trainer.initial_state())]
     assert rows[-1]["return_mean"] > 1.5 * rows[0]["return_mean"]
     assert all(row["outcome"] == "accepted" for row in rows)

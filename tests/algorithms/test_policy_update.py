@@ -213,7 +213,10 @@ def test_batch_length_does_not_retrace():
     assert update._step.experimental_get_tracing_count() == 1
 
 
-@pytest.mark.parametrize(("hidden_sizes", "cg_iterations"), [((), 20), ((8,), 10), ((8,), 20)])
+@pytest.mark.parametrize(
+    ("hidden_sizes", "cg_iterations"),
+    [((), 20), ((8,), 10), ((8,), 20), pytest.param((), 10, marks=pytest.mark.slow)],
+)
 def test_every_step_on_a_discrete_process_is_accepted(hidden_sizes, cg_iterations):
     """60 updates in float32: a softmax's Fisher matrix is singular, and conjugate gradient meets
     rounding where its direction has no curvature. No gradient here is zero."""

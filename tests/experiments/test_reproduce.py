@@ -45,6 +45,7 @@ def test_units_in_order_hold_every_run_of_the_budgets():
             assert any(name.startswith(f"{task}/{algorithm}") for name in names)
     rounds = [job for job in jobs if job.name == "enduro/single_path/seed_1"]
     assert [job.wanted for job in rounds] == [50, 100, 150]
+    assert [job.wanted for job in jobs if job.name == "qbert/vine/seed_1"] == [100]
 
 
 def test_the_committed_report_is_what_the_committed_results_give(monkeypatch, tmp_path):

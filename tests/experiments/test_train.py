@@ -97,8 +97,8 @@ def _wait_for_rows(directory, count, process):
     ],
 )
 def test_stopped_and_resumed_run_is_the_uninterrupted_one(script, tmp_path, name):
-    """Signals to a real process in the middle of a run; all but the last save and exit 0. The first
-    is what tells that the time limit has come, and becomes the second."""
+    """Signals to a real process in the middle of a run; all but SIGKILL save and exit 0. SIGALRM
+    says that the time limit has come, and is sent on as SIGINT."""
     settings = {"iterations": 40, "steps_per_iteration": 1000, "path_length": 500}
     command = (*_tiny(tmp_path / "stopped", **settings), "--time_limit=1h")
     process = forked.start(tmp_path, "train", *command)

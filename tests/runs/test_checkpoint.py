@@ -1,9 +1,9 @@
 """Checkpoints survive what disks and crashes do."""
 
 import os
-import resource
 import signal
 
+import forked
 import numpy as np
 import pytest
 
@@ -73,43 +73,38 @@ def test_nothing_readable_names_every_file(tmp_path):
         checkpoint.load_latest(tmp_path)
 
 
-def _in_a_copy(function):
-    """Returns how a copy of this process ended that called the function."""
-    pid = os.fork()
-    if not pid:
-        try:
-            function()
-            os._exit(0)
-        finally:
-            os._exit(1)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
 def test_full_disk_leaves_the_old_checkpoint(tmp_path):
     """A real refusal by the kernel: a limit on the size of files stands in for the full disk."""
-    checkpoint.save(tmp_path, 1, _arrays(1.0))
+    checkpoint.save(tmp_path / "run", 1, _arrays(1.0))
+    program = """
+import pathlib, resource, signal
+import numpy as np
+from trpo_repro.runs import checkpoint
 
-    def save():
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
-        with pytest.raises(OSError, match="too large"):
-            checkpoint.save(tmp_path, 2, {"theta": np.zeros(1000)})
-
-    assert _in_a_copy(save) == 0
-    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-00000001.npz"]
-    np.testing.assert_array_equal(checkpoint.load_latest(tmp_path)["theta"], 1.0)
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+checkpoint.save(pathlib.Path("run"), 2, {"theta": np.zeros(1000)})
+"""
+    result = forked.run_code(tmp_path, program)
+    assert result.returncode != 0
+    assert "OSError" in result.stderr
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["checkpoint-00000001.npz"]
+    np.testing.assert_array_equal(checkpoint.load_latest(tmp_path / "run")["theta"], 1.0)
 
 
 def test_killed_while_writing_leaves_the_old_checkpoint(tmp_path):
     """SIGKILL before the rename: the temporary file is never taken for a checkpoint."""
-    checkpoint.save(tmp_path, 1, _arrays(1.0))
+    checkpoint.save(tmp_path / "run", 1, _arrays(1.0))
+    program = """
+import os, pathlib, signal
+import numpy as np
+from trpo_repro.runs import checkpoint
 
-    def save():
-        os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-        checkpoint.save(tmp_path, 2, {"theta": np.zeros(1000)})
-
-    assert _in_a_copy(save) == -signal.SIGKILL
-    np.testing.assert_array_equal(checkpoint.load_latest(tmp_path)["theta"], 1.0)
+os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+checkpoint.save(pathlib.Path("run"), 2, {"theta": np.zeros(1000)})
+"""
+    assert forked.run_code(tmp_path, program).returncode == -signal.SIGKILL
+    np.testing.assert_array_equal(checkpoint.load_latest(tmp_path / "run")["theta"], 1.0)
 
 
 def test_write_text_replaces_whole_files(tmp_path):

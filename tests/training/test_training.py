@@ -78,7 +78,7 @@ def whole(tmp_path_factory):
 @pytest.mark.parametrize(
     "config",
     [
-        pytest.param(TINY, id="paper", marks=pytest.mark.slow),  # what it saves, the next does too
+        pytest.param(TINY, id="paper", marks=pytest.mark.slow),  # the last saves the same
         pytest.param(FULL, id="gae"),
         pytest.param(VINE, id="vine"),
         pytest.param(CEM, id="cem"),
@@ -317,7 +317,8 @@ def test_a_huge_reward_does_not_end_learning(number, caplog):
 def test_trpo_balances_the_pole():
     """A learning test: 8 iterations of 5K steps more than double the mean return.
 
-    Over seeds 0 to 4 the ratio was at least 5.5 when this was written; 2 is a wide margin.
+    Over seeds 0 to 4 the ratio was at least 6.3 when this was written; 2 is a wide margin. Episodes
+    end with their paths, at 200 steps: shorter paths are fewer calls of the policy.
     """
     config = Config(
         task="cartpole",
@@ -327,7 +328,7 @@ def test_trpo_balances_the_pole():
         hidden_sizes=(),
         seed=0,
     )
-    trainer = training.Trainer(config)
+    trainer = training.Trainer(config, cartpole.CartPole(max_episode_steps=200))
     rows = [row for _, row in training.iterations(trainer, trainer.initial_state())]
     assert rows[-1]["return_mean"] > 2 * rows[0]["return_mean"]
     assert all(row["mean_kl"] <= 0.01 for row in rows if row["accepted"])

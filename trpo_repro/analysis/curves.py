@@ -18,7 +18,7 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
     status = path.stat()
     # Figures and tables read the same curves, many times: a file that is the same is not parsed
     # again.
-    return dict(_parse(path, status.st_ino, status.st_mtime_ns, status.st_size))
+    return dict(_parse(path.absolute(), status.st_ino, status.st_mtime_ns, status.st_size))
 
 
 @functools.lru_cache(maxsize=4096)

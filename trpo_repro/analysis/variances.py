@@ -276,8 +276,11 @@ class PathEstimators:
 
     def _gradients_in_graph(self, *paths):
         """Returns [B, P] of arrays with B paths each."""
-        gradient = lambda path: self._gradient_in_graph(*path)  # noqa: E731
-        return tf.map_fn(gradient, paths, fn_output_signature=self._policy.network.dtype)
+        return tf.map_fn(
+            lambda path: self._gradient_in_graph(*path),
+            paths,
+            fn_output_signature=self._policy.network.dtype,
+        )
 
     def _gradient_in_graph(self, observations, actions, factor, weight, control):
         """Returns Σ_t factor (ψ (weight − ξᵀu) + Jᵀ M u) of one path, [P], with ψ = Jᵀ ξ."""
