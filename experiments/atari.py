@@ -86,16 +86,16 @@ def plot(chosen: Sequence[batch.Run], out: pathlib.Path) -> None:
     if not begun:
         raise ValueError(f"no run of the budget is in {out}; begin with --run")
     panels: dict[str, dict[str, list[pathlib.Path]]] = {}
-    for game in configs.GAMES:
-        panel = panels.setdefault(configs.GAMES[game], {})
-        for run in begun:
-            if run.task == game:
-                panel.setdefault(configs.ALGORITHMS[run.setting].label, []).append(run.directory)
+    levels: dict[str, dict[str, float]] = {}
     published_rows = published(PUBLISHED)
-    levels = {
-        title: {row["row"]: row[game] for row in published_rows if row["row"] in LEVELS}
-        for game, title in configs.GAMES.items()
-    }
+    for game, title in configs.GAMES.items():
+        runs = [run for run in begun if run.task == game]
+        if not all(run.done for run in runs):
+            title += f"\nunfinished: fewer than {max(run.wanted for run in runs)} iterations"
+        for run in runs:
+            panel = panels.setdefault(title, {})
+            panel.setdefault(configs.ALGORITHMS[run.setting].label, []).append(run.directory)
+        levels[title] = {row["row"]: row[game] for row in published_rows if row["row"] in LEVELS}
     for x in ("iteration", "env_steps"):
         file = out / f"figure5_{x}.png"
         plots.learning_curves(
