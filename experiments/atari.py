@@ -88,10 +88,9 @@ def plot(chosen: Sequence[batch.Run], out: pathlib.Path) -> None:
     panels: dict[str, dict[str, list[pathlib.Path]]] = {}
     levels: dict[str, dict[str, float]] = {}
     published_rows = published(PUBLISHED)
-    for game, title in configs.GAMES.items():
+    for game, name in configs.GAMES.items():
         runs = [run for run in begun if run.task == game]
-        if not all(run.done for run in runs):
-            title += f"\nunfinished: fewer than {max(run.wanted for run in runs)} iterations"
+        title = batch.panel_title(name, runs)
         for run in runs:
             panel = panels.setdefault(title, {})
             panel.setdefault(configs.ALGORITHMS[run.setting].label, []).append(run.directory)

@@ -393,6 +393,13 @@ def execute(plan: Callable[[], Sequence[Job]], address: str | None) -> None:
         raise ValueError(f"{len(failed)} runs failed: {', '.join(run.name for run in failed)}")
 
 
+def panel_title(name: str, drawn: Sequence[Run]) -> str:
+    """Returns the title of a figure's panel, which says if one of its runs is unfinished."""
+    if all(run.done for run in drawn):
+        return name
+    return f"{name}\nunfinished: fewer than {max(run.wanted for run in drawn)} iterations"
+
+
 def most_steps(run: Run, iterations: int) -> int:
     """Returns the environment steps of so many iterations, at most."""
     asked = run.config

@@ -503,8 +503,8 @@ def gradient_below_natural_gradient_below_trpo(results: Results) -> Verdict:
     """C13: the vanilla gradient is slower than the natural gradient, which is no better than TRPO.
 
     By learning speed, at the best step size of each. Slower: by the interval of the relative
-    difference. No better: not faster by a fifth. Neither where the step size is the least or the
-    largest that was tried.
+    difference. No better: not faster by a fifth. Neither is known of a gradient whose best step
+    size is the least or the largest that was tried.
     """
 
     def of_task(task):

@@ -132,16 +132,14 @@ def draw(chosen: Sequence[Run], file: pathlib.Path, x: str) -> None:
         found = {name: runs for name in algorithms if (runs := drawable(chosen, task, name))}
         if not found:
             continue
-        wanted = max(run.wanted for runs in found.values() for run in runs)
-        short = any(not run.done for runs in found.values() for run in runs)
-        missing = len(algorithms) - len(found)
-        notes = [f"unfinished: fewer than {wanted} iterations"] * short
-        notes += [f"{missing} of {len(algorithms)} methods not run yet"] * bool(missing)
-        title = "\n".join([TITLES[task], *notes])
+        drawn = [run for runs in found.values() for run in runs]
+        title = batch.panel_title(TITLES[task], drawn)
+        if missing := len(algorithms) - len(found):
+            title += f"\n{missing} of {len(algorithms)} methods not run yet"
         panels[title] = {
             _label(runs[0]): [run.directory for run in runs] for runs in found.values()
         }
-        lengths[title] = wanted
+        lengths[title] = max(run.wanted for run in drawn)
         if task in ("hopper", "walker"):
             with_length.append(title)
             levels[title] = {"standing still": 1.0}

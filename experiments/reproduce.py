@@ -71,9 +71,8 @@ class Plan:
 
     def atari(self, sampler: str, iterations: int | None = None) -> list[batch.Job]:
         """Returns the runs of all games to so many iterations, or to what the budget asks for."""
-        runs = atari.planned(self.budget, self.out / "atari")
-        found = [run for run in runs if run.setting == sampler]
-        return _until(found, iterations) if iterations else list(found)
+        runs = atari.planned(self.budget, self.out / "atari", f"*/{sampler}/*")
+        return _until(runs, iterations) if iterations else list(runs)
 
     def swimmer_study(self) -> list[batch.Job]:
         return list(swimmer_study.planned(self.budget, self.out / "swimmer_study"))

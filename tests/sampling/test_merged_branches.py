@@ -49,11 +49,11 @@ SETTINGS = {
 }
 
 
-def _slow(name, names):
-    return [pytest.param(n, marks=[pytest.mark.slow] * (n == name)) for n in names]
+def _but_slow(names, *slow):
+    return [pytest.param(name, marks=[pytest.mark.slow] * (name in slow)) for name in names]
 
 
-@pytest.mark.parametrize("name", _slow("pong", SETTINGS))
+@pytest.mark.parametrize("name", _but_slow(SETTINGS, "pong"))
 def test_q_values_are_bit_for_bit_those_of_branches_simulated_apart(monkeypatch, name):
     arguments = SETTINGS[name]()
     limits = {"length": 15, "discount": 0.9}
@@ -66,7 +66,7 @@ def test_q_values_are_bit_for_bit_those_of_branches_simulated_apart(monkeypatch,
     assert once.steps < apart.steps / 2
 
 
-@pytest.mark.parametrize("name", _slow("breakout", SETTINGS))
+@pytest.mark.parametrize("name", _but_slow(SETTINGS, "breakout"))
 def test_a_state_is_done_once_its_branches_are_one(monkeypatch, name):
     """The differences of its Q-values are what they were: 1e-12 for the sums' other order."""
     arguments = SETTINGS[name]()
@@ -119,16 +119,10 @@ def test_an_ended_branch_is_not_one_with_those_that_go_on():
     assert (values.steps, values.merged_steps) == (3 + 3, 3)
 
 
-@pytest.mark.parametrize(
-    "game",
-    [
-        "pong",
-        "qbert",
-        pytest.param("breakout", marks=pytest.mark.slow),
-        pytest.param("seaquest", marks=pytest.mark.slow),
-        pytest.param("space_invaders", marks=pytest.mark.slow),
-    ],
-)
+GAMES = ("pong", "qbert", "breakout", "seaquest", "space_invaders")
+
+
+@pytest.mark.parametrize("game", _but_slow(GAMES, "breakout", "seaquest", "space_invaders"))
 def test_states_with_equal_fingerprints_have_equal_futures(game):
     """Of all 18 actions' states, stepped on at random: rewards, screens and fingerprints."""
     environment, *_, states, actions = _atari_setting(game)
