@@ -21,7 +21,7 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 install-tune: install  ## Install Optuna, for experiments/tune.py.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-tune.txt
 
-demo: install  ## Train TRPO on Swimmer with Table 2's settings (5 to 10 minutes); OUT=DIR.
+demo: install  ## Train TRPO on Swimmer with Table 2's settings (5 to 15 minutes); OUT=DIR.
 	$(BIN)/python experiments/train.py --task=swimmer --preset=paper --seed=1 --out=$(OUT) \
 		$(if $(wildcard $(OUT)/config.json),--resume)
 
