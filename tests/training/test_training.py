@@ -188,8 +188,9 @@ def test_runs_in_other_threads_work_too(tmp_path):
 
 def test_vine_where_states_cannot_be_restored_writes_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(cartpole.CartPole, "can_restore", False)
+    config = dataclasses.replace(VINE, seed=2)  # has no trainer yet
     with pytest.raises(ValueError, match="vine needs to restore states, which cartpole cannot do"):
-        runs.run(VINE, tmp_path / "run", resume=False)
+        runs.run(config, tmp_path / "run", resume=False)
     assert not (tmp_path / "run").exists()
 
 
