@@ -11,19 +11,18 @@ from trpo_repro.policies import policy as policy_lib
 from trpo_repro.runs import metrics
 
 TIMES = (*metrics.TIMES, "seconds")  # columns of curves.read that no two runs share
+_LINEAR: dict[str, policy_lib.Policy] = {}  # compiling one takes half a second
 
 
 def linear_setting(environment, **changes):
     """Returns (environment, a linear policy for it, its initial θ)."""
-    policy = policy_lib.multilayer_perceptron_policy(
-        environment.observation_space,
-        environment.action_space,
-        hidden_sizes=(),
-        activation="tanh",
-        seed=0,
-        **changes,
-    )
-    return environment, policy, policy.network.initial_parameters()
+    spaces = environment.observation_space, environment.action_space
+    key = repr((spaces, changes))  # spaces cannot be hashed
+    if key not in _LINEAR:
+        _LINEAR[key] = policy_lib.multilayer_perceptron_policy(
+            *spaces, hidden_sizes=(), activation="tanh", seed=0, **changes
+        )
+    return environment, _LINEAR[key], _LINEAR[key].network.initial_parameters()
 
 
 def short_pong(sampler="single_path", **changes):

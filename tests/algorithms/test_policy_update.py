@@ -215,7 +215,12 @@ def test_batch_length_does_not_retrace():
 
 @pytest.mark.parametrize(
     ("hidden_sizes", "cg_iterations"),
-    [((), 20), ((8,), 10), ((8,), 20), pytest.param((), 10, marks=pytest.mark.slow)],
+    [
+        ((), 20),
+        ((8,), 20),
+        pytest.param((), 10, marks=pytest.mark.slow),
+        pytest.param((8,), 10, marks=pytest.mark.slow),
+    ],
 )
 def test_every_step_on_a_discrete_process_is_accepted(hidden_sizes, cg_iterations):
     """60 updates in float32: a softmax's Fisher matrix is singular, and conjugate gradient meets

@@ -146,17 +146,6 @@ def test_more_workers_than_cores_are_refused():
         workers.RayWorkers(lambda _: (None, None), None, 5)
 
 
-def test_a_task_that_kills_every_worker_is_an_error(monkeypatch):
-    def fatal(environment, policy, theta):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    monkeypatch.setattr(cluster, "MAX_RETRIES", 1)
-    pool = workers.RayWorkers(lambda _: (None, None), None, 1)
-    with pytest.raises(ray.exceptions.WorkerCrashedError):
-        pool.map(np.zeros(1), [fatal])
-    pool.close()
-
-
 def test_results_are_in_the_order_of_the_tasks_and_an_error_is_raised_here():
     def bad(environment, policy, theta):
         raise ValueError("what is wrong")
@@ -169,6 +158,17 @@ def test_results_are_in_the_order_of_the_tasks_and_an_error_is_raised_here():
     assert pool.map(np.ones(3), [task(wait) for wait in waits]) == [(w, 3.0) for w in waits]
     with pytest.raises(ValueError, match="what is wrong"):
         pool.map(np.zeros(1), [bad])
+    pool.close()
+
+
+def test_a_task_that_kills_every_worker_is_an_error(monkeypatch):
+    def fatal(environment, policy, theta):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(cluster, "MAX_RETRIES", 1)
+    pool = workers.RayWorkers(lambda _: (None, None), None, 1)
+    with pytest.raises(ray.exceptions.WorkerCrashedError):
+        pool.map(np.zeros(1), [fatal])
     pool.close()
 
 
