@@ -99,8 +99,8 @@ class NetworkBaseline:
 
     The network predicts V in running standard deviations from a running mean of the targets, so
     that one learning rate serves rewards and horizons of any scale. The statistics are part of the
-    state. A fit moves them first, and the output layer with them, so that V is what it was (van
-    Hasselt et al., 2016), and then fits the network to the targets in their units.
+    state. A fit moves them first, which rescales what the network predicted before, and then fits
+    the network to the targets in their units.
     """
 
     def __init__(
@@ -171,9 +171,6 @@ class NetworkBaseline:
         mean, deviation = _moments(sums)
         for name, variable in self._variables():
             variable.assign(state[name])
-        if state["target_sums"].any():  # there is a V to keep
-            before = _moments(state["target_sums"])
-            self._weights.assign(self._in_units(state["weights"], before, (mean, deviation)))
         self._fit(
             np.asarray(observations, np.float32),
             np.asarray((targets - mean) / deviation, np.float32),
@@ -181,19 +178,6 @@ class NetworkBaseline:
         )
         fitted = {name: variable.numpy() for name, variable in self._variables()}
         return {**fitted, "target_sums": sums}
-
-    def _in_units(
-        self, weights: np.ndarray, before: tuple[float, float], after: tuple[float, float]
-    ) -> np.ndarray:
-        """Returns weights of the same V where (mean, deviation) of the targets are others."""
-        units = before[1] / after[1]
-        names = self._network.variable_names
-        pieces = self._network.unflatten(tf.convert_to_tensor(weights))
-        parts = {name: piece.numpy() for name, piece in zip(names, pieces, strict=True)}
-        parts["output/kernel"] *= units
-        parts["output/bias"] *= units
-        parts["output/bias"] += (before[0] - after[0]) / after[1]
-        return np.concatenate([parts[name].ravel() for name in names])
 
     def _variables(self):
         yield "weights", self._weights
