@@ -25,10 +25,10 @@ demo: install  ## Train TRPO on Swimmer with Table 2's settings (5 to 15 minutes
 	$(BIN)/python experiments/train.py --task=swimmer --preset=paper --seed=1 --out=$(OUT) \
 		$(if $(wildcard $(OUT)/config.json),--resume)
 
-test: install  ## Run the tests (about 10 minutes).
+test: install  ## Run the tests but slow ones and faults (about 8 minutes).
 	$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal
 
-test-slow: install  ## Run the slow tests.
+test-slow: install  ## Run the slow tests, one at a time: some measure memory.
 	$(BIN)/python -m pytest -m slow
 
 test-faults: install  ## Kill, damage and starve runs; each must end with the same bits.

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import os
+import sys
 
 import pytest
 
@@ -18,29 +19,43 @@ def pytest_xdist_auto_num_workers(config):
     return (os.cpu_count() or 1) + 1
 
 
+_TRAINERS: dict = {}  # by configuration, those of this process
+
+
 @pytest.fixture(autouse=True, scope="session")
-def _compiled_once():
-    """Runs of one configuration share their trainer: its graphs take seconds, and no run's state.
+def _trainers_are_shared():
+    """Runs of one configuration share their trainer, whose graphs take seconds to make.
 
-    A trainer that did hold a run's state would make a resumed run differ from the whole one here.
+    What a run's beginning checks or warns of is seen once a configuration, and what a test patches
+    stays in a trainer that is made meanwhile: such a test forgets the trainers with `new_trainers`.
     """
-    from trpo_repro import training  # TensorFlow takes seconds; --help and --collect-only do not
+    if "trpo_repro.training" not in sys.modules:  # no test here needs it
+        yield
+        return
+    from trpo_repro import training
 
-    make, made = training.make_trainer, {}
+    make = training.make_trainer
 
     def shared(config):
-        if config.workers:  # are ended with their run
+        if config.workers:  # Ray's, which end with the run
             return make(config)
         key = dataclasses.replace(config, iterations=1, target_return=None)
-        if key not in made:
-            made[key] = make(config)
-        trainer = copy.copy(made[key])
+        if key not in _TRAINERS:
+            _TRAINERS[key] = make(config)
+        trainer = copy.copy(_TRAINERS[key])
         trainer.config = config
         return trainer
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "make_trainer", shared)
         yield
+
+
+@pytest.fixture
+def new_trainers():
+    """Returns what forgets all trainers: the next run has its own, as in a process of its own."""
+    yield _TRAINERS.clear
+    _TRAINERS.clear()
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -244,9 +244,10 @@ def test_nan_refuses_the_update_and_training_continues():
     assert [row["outcome"] for _, row in _states(config)] == ["not_finite"] * 2
 
 
-def test_fresh_paths_resume_bit_for_bit(tmp_path):
+def test_fresh_paths_resume_bit_for_bit(tmp_path, new_trainers):
     runs.run(SMALL, tmp_path / "whole", resume=False)
     runs.run(dataclasses.replace(SMALL, iterations=2), tmp_path / "parts", resume=False)
+    new_trainers()
     runs.run(SMALL, tmp_path / "parts", resume=True)
     states = [runs.load_state(tmp_path / name).to_arrays() for name in ("whole", "parts")]
     for name, array in states[0].items():

@@ -127,7 +127,7 @@ def test_the_time_limit_saves_and_the_same_command_goes_on(script, tmp_path):
     stopped = script(*command, "--hours=0.0008", spawns=True)
     assert stopped.returncode == 130
     assert "Traceback" not in stopped.stderr
-    again = script(*command)
+    again = script(*command, spawns=True)
     assert again.returncode == 0, again.stderr[-2000:]
     plan = reproduce.Plan("smoke", tmp_path)
     assert all(job.done for job in reproduce.all_jobs(plan, "walker"))
@@ -177,7 +177,7 @@ def test_jobs_of_one_directory_follow_each_other_and_the_plan_is_asked_again(tmp
     assert third.done
 
 
-def test_an_unfinished_run_is_carried_by_its_directory_alone(tmp_path):
+def test_an_unfinished_run_is_carried_by_its_directory_alone(tmp_path, new_trainers):
     """Stopped on the way, copied without its checkpoints/, and resumed: the uninterrupted bits."""
     preset = presets.preset("gae", "Hopper-v5")
     config = dataclasses.replace(preset, iterations=3, seed=1, threads=1)
@@ -194,6 +194,7 @@ def test_an_unfinished_run_is_carried_by_its_directory_alone(tmp_path):
     assert [path.name for path in carried] == ["checkpoint-00000002.npz"]
     assert carried[0].stat().st_size < 100_000  # what version control is to keep of each run
     run.check()
+    new_trainers()
     runs.run(config, run.directory, resume=True)
     assert not list(run.directory.glob("checkpoint-*.npz"))
     first, second = (

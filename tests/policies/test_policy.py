@@ -153,6 +153,20 @@ def test_fisher_products_through_convolutions_equal_the_dense_matrix():
     np.testing.assert_allclose(product, expected, atol=1e-5 * np.abs(expected).max())
 
 
+@pytest.mark.parametrize("task", ["hopper", "swimmer"])
+def test_actions_are_the_distributions_at_the_networks_parameters(task):
+    """Without a graph; 1e-6 for sums that a graph's fused kernels round otherwise."""
+    policy = _policy(task, output_scale=1.0)
+    theta = policy.network.initial_parameters()
+    generator = np.random.default_rng(0)
+    seen = generator.standard_normal((16, *policy.observation_shape)).astype(np.float32)
+    noise = policy.family.draw_noise(generator, (16,))
+    expected = policy.family.sample(policy.network(theta, seen), noise)
+    np.testing.assert_allclose(policy.sample(theta, seen, noise), expected, rtol=1e-6, atol=1e-6)
+    mode = policy.family.mode(policy.network(theta, seen))
+    np.testing.assert_allclose(policy.mode(theta, seen), mode, rtol=1e-6, atol=1e-6)
+
+
 def test_a_populations_actions_are_those_of_its_policies():
     """Rows that left change nothing for the others, however few are left."""
     policy = _policy("hopper")

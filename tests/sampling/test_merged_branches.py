@@ -122,7 +122,7 @@ def test_an_ended_branch_is_not_one_with_those_that_go_on():
 GAMES = ("pong", "qbert", "breakout", "seaquest", "space_invaders")
 
 
-@pytest.mark.parametrize("game", _but_slow(GAMES, *GAMES[1:]))
+@pytest.mark.parametrize("game", _but_slow(GAMES, "pong", "breakout", "seaquest", "space_invaders"))
 def test_states_with_equal_fingerprints_have_equal_futures(game):
     """Of all 18 actions' states, stepped on at random: rewards, screens and fingerprints."""
     environment, *_, states, actions = _atari_setting(game)

@@ -162,6 +162,8 @@ def test_results_are_in_the_order_of_the_tasks_and_an_error_is_raised_here():
 
 
 def test_a_task_that_kills_every_worker_is_an_error(monkeypatch):
+    """After the tests that use the same workers, which take seconds to begin."""
+
     def fatal(environment, policy, theta):
         os.kill(os.getpid(), signal.SIGKILL)
 

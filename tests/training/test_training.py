@@ -88,7 +88,9 @@ def whole(tmp_path_factory):
         pytest.param(ADAPTING, id="adapting and kfac"),
     ],
 )
-def test_resumed_run_is_bit_identical_to_the_uninterrupted_one(tmp_path, config, request):
+def test_resumed_run_is_bit_identical_to_the_uninterrupted_one(
+    tmp_path, config, request, new_trainers
+):
     directory = tmp_path / "whole"
     if config is FULL:
         directory = request.getfixturevalue("whole")
@@ -96,6 +98,7 @@ def test_resumed_run_is_bit_identical_to_the_uninterrupted_one(tmp_path, config,
         runs.run(config, directory, resume=False)
     shorter = dataclasses.replace(config, iterations=2)
     runs.run(shorter, tmp_path / "parts", resume=False)
+    new_trainers()
     runs.run(config, tmp_path / "parts", resume=True)
     _assert_same_run(directory, tmp_path / "parts")
     assert len(_rows(directory)["iteration"]) == 4
@@ -186,11 +189,11 @@ def test_runs_in_other_threads_work_too(tmp_path):
     assert runs.load_state(tmp_path).iteration == 1
 
 
-def test_vine_where_states_cannot_be_restored_writes_nothing(tmp_path, monkeypatch):
+def test_vine_where_states_cannot_be_restored_writes_nothing(tmp_path, monkeypatch, new_trainers):
     monkeypatch.setattr(cartpole.CartPole, "can_restore", False)
-    config = dataclasses.replace(VINE, seed=2)  # has no trainer yet
+    new_trainers()
     with pytest.raises(ValueError, match="vine needs to restore states, which cartpole cannot do"):
-        runs.run(config, tmp_path / "run", resume=False)
+        runs.run(VINE, tmp_path / "run", resume=False)
     assert not (tmp_path / "run").exists()
 
 

@@ -1,5 +1,6 @@
 """A stochastic policy as a function of a flat parameter vector."""
 
+import functools
 from collections.abc import Callable
 
 import gymnasium
@@ -13,10 +14,10 @@ from trpo_repro.policies import distributions, flat_network, networks
 def _called_directly(
     function: Callable[..., tf.Tensor], *specs: tf.TensorSpec
 ) -> Callable[..., tf.Tensor]:
-    """Returns a compiled function of tensors of these specs, which it does not check.
+    """Returns a stateless function of tensors of these specs, compiled.
 
-    It must draw nothing and change nothing. On 16 rows this takes 0.12 ms, where a concrete
-    function's own call takes 0.30.
+    Its call leaves out Python's binding of the arguments: 0.12 ms on 16 rows, where a concrete
+    function's own takes 0.30.
     """
     concrete = tf.function(function, autograph=False).get_concrete_function(*specs)
     (output,), captured = concrete.outputs, concrete.captured_inputs
@@ -55,14 +56,18 @@ class Policy:
             theta,
             observations,
         )
+        self._specs = (observations, noise)
 
-        self._sample_each = tf.function(
-            lambda observations, noise, *weights: family.sample(
+    @functools.cached_property
+    def _sample_each(self) -> Callable[..., tf.Tensor]:
+        weights = [tf.TensorSpec([None, *s], self.network.dtype) for s in self.network.shapes]
+        return _called_directly(
+            lambda observations, noise, *weights: self.family.sample(
                 self.network.apply_each(weights, observations), noise
             ),
-            autograph=False,
+            *self._specs,
+            *weights,
         )
-        self._specs = (observations, noise)
 
     def cast(self, observations: np.ndarray) -> np.ndarray:
         """Returns observations in the dtype that the network takes."""
@@ -70,7 +75,7 @@ class Policy:
 
     def actor(self, theta: np.ndarray) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
         """Returns ([N, ...] observations, [N, ...] noise) → the [N, ...] actions of π_θ."""
-        parameters = tf.convert_to_tensor(theta)
+        parameters = tf.constant(theta)
 
         def act(observations: np.ndarray, noise: np.ndarray) -> np.ndarray:
             inputs = tf.constant(observations, self.observation_dtype)
@@ -91,12 +96,7 @@ class Policy:
           never come back once they are missing, and their [n, ...] observations and noise.
         """
         held = np.arange(len(thetas))
-        weights = self.network.unflatten(tf.convert_to_tensor(thetas))
-        specs = [
-            tf.TensorSpec([None, *shape], w.dtype)
-            for shape, w in zip(self.network.shapes, weights, strict=True)
-        ]
-        sample = self._sample_each.get_concrete_function(*self._specs, *specs)
+        weights = self.network.unflatten(tf.constant(thetas))
 
         def act(index: np.ndarray, observations: np.ndarray, noise: np.ndarray) -> np.ndarray:
             nonlocal held, weights
@@ -108,8 +108,7 @@ class Policy:
             inputs[at] = observations
             padded = np.zeros((len(held), *self.family.action_shape), np.float32)
             padded[at] = noise
-            tensors = tf.convert_to_tensor(inputs), tf.convert_to_tensor(padded)
-            actions = sample(*tensors, *weights)
+            actions = self._sample_each(tf.constant(inputs), tf.constant(padded), *weights)
             return actions.numpy()[at]
 
         return act
@@ -122,14 +121,14 @@ class Policy:
         self, theta: np.ndarray, observations: np.ndarray, actions: np.ndarray
     ) -> np.ndarray:
         """Returns [N] log π_θ(a|s) of [N, ...] actions in [N, ...] observations."""
-        inputs = tf.convert_to_tensor(observations, self.observation_dtype)
-        outputs = self.network(tf.convert_to_tensor(theta), inputs)
+        inputs = tf.constant(observations, self.observation_dtype)
+        outputs = self.network(tf.constant(theta), inputs)
         return self.family.log_prob(outputs, actions).numpy()
 
     def mode(self, theta: np.ndarray, observations: np.ndarray) -> np.ndarray:
         """Returns the most probable [N, ...] actions in [N, ...] observations."""
-        inputs = tf.convert_to_tensor(observations, self.observation_dtype)
-        return self._mode(tf.convert_to_tensor(theta), inputs).numpy()
+        inputs = tf.constant(observations, self.observation_dtype)
+        return self._mode(tf.constant(theta), inputs).numpy()
 
 
 def multilayer_perceptron_policy(
