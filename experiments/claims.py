@@ -144,7 +144,7 @@ class Results:
         for setting, count in seeds.items():
             if count < MIN_SEEDS:
                 raise NotEnoughDataError(
-                    f"{count} seeds of {task}/{setting} at budget={self.budget}"
+                    f"{count} of {MIN_SEEDS} seeds of {task}/{setting} at budget={self.budget}"
                 )
         if not seeds:
             raise NotEnoughDataError(

@@ -159,7 +159,8 @@ def _figure4_rows(runs: Sequence[batch.Run]) -> Iterable[Sequence[str]]:
                 continue
             cells.append(str(intervals.of_mean(figure4.final(found))))
             steps = np.mean([curves.read(_csv(run))["env_steps"][run.wanted - 1] for run in found])
-            budgets.append(f"{len(found)} seeds × {found[0].wanted} iterations, {_count(steps)}")
+            seeds = "1 seed" if len(found) == 1 else f"{len(found)} seeds"
+            budgets.append(f"{seeds} × {found[0].wanted} iterations, {_count(steps)}")
         yield (*cells, "; ".join(dict.fromkeys(budgets)))
 
 

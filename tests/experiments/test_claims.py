@@ -57,7 +57,7 @@ def _verdict(results, name):
 def test_no_data_no_verdict(tmp_path):
     for verdict in _judge(tmp_path).values():
         assert verdict.verdict == claims.UNKNOWN
-        words = ("is missing", "0 seeds of", "0 of 500 iterations")
+        words = ("is missing", "0 of 3 seeds of", "0 of 500 iterations")
         assert any(word in verdict.estimate for word in words)
 
 
@@ -283,7 +283,7 @@ def test_an_incomplete_sweep_is_no_verdict(tmp_path):
     for name in ("C1", "C2"):
         verdict = _verdict(tmp_path, name)
         assert verdict.verdict == claims.UNKNOWN
-        assert "0 seeds of swimmer/natural_gradient_3 " in verdict.estimate
+        assert "0 of 3 seeds of swimmer/natural_gradient_3 " in verdict.estimate
         assert "no finished sweep of hopper/natural_gradient " in verdict.estimate
 
 
@@ -313,7 +313,7 @@ def test_too_few_seeds_are_no_verdict(tmp_path):
     _world(tmp_path, seeds=claims.MIN_SEEDS - 1)
     for name, verdict in claims.judge(claims.Results(tmp_path), LEARNING).items():
         assert verdict.verdict == claims.UNKNOWN, name
-        assert "2 seeds of" in verdict.estimate
+        assert "2 of 3 seeds of" in verdict.estimate
 
 
 def test_missing_tasks_leave_failures_and_no_success(tmp_path):
