@@ -518,7 +518,8 @@ def _ranges(ours, compared):
         rows = []
         for rule in RULES:
             if (values := ours.get((task, steps, rule))) is not None:
-                rows.append((f"ours: {rule}, {len(values)} seeds", intervals.of_mean(values), True))
+                seeds = tables.counted(len(values), "seed")
+                rows.append((f"ours: {rule}, {seeds}", intervals.of_mean(values), True))
             for row in compared:
                 if (row["task"], row["steps"], row["rule"]) == (task, steps, rule):
                     ends = [float(row[f"published_{end}"] or np.nan) for end in ("low", "high")]

@@ -159,7 +159,7 @@ def _figure4_rows(runs: Sequence[batch.Run]) -> Iterable[Sequence[str]]:
                 continue
             cells.append(str(intervals.of_mean(figure4.final(found))))
             steps = np.mean([curves.read(_csv(run))["env_steps"][run.wanted - 1] for run in found])
-            seeds = "1 seed" if len(found) == 1 else f"{len(found)} seeds"
+            seeds = tables.counted(len(found), "seed")
             budgets.append(f"{seeds} × {found[0].wanted} iterations, {_count(steps)}")
         yield (*cells, "; ".join(dict.fromkeys(budgets)))
 

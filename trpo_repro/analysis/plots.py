@@ -10,7 +10,7 @@ matplotlib.use("Agg")
 import numpy as np
 from matplotlib import figure, ticker
 
-from trpo_repro.analysis import curves, intervals
+from trpo_repro.analysis import curves, intervals, tables
 
 LABELS = {
     "iteration": "policy iterations",
@@ -148,18 +148,18 @@ def ranges(
 
 def _draw_curve(axes, runs, label, style, *, x, y, generator, longest, band):
     """Draws mean and interval over the runs of one setting, up to the shortest run's end."""
-    tables = [curves.read(run / "metrics.csv") for run in runs]
-    for run, table in zip(runs, tables, strict=True):
+    read = [curves.read(run / "metrics.csv") for run in runs]
+    for run, table in zip(runs, read, strict=True):
         for column in (x, y):
             if column not in table:
                 raise ValueError(f"{run / 'metrics.csv'} has no column {column!r}")
             if table[column].dtype.kind not in "fi":
                 raise ValueError(f"column {column!r} of {run / 'metrics.csv'} is not of numbers")
-    length = min(len(table[x]) for table in tables)
+    length = min(len(table[x]) for table in read)
     length = min(length, longest or length)
-    values = np.stack([table[y][:length] for table in tables])
-    horizontal = np.mean([table[x][:length] for table in tables], axis=0)
+    values = np.stack([table[y][:length] for table in read])
+    horizontal = np.mean([table[x][:length] for table in read], axis=0)
     mean, low, high = intervals.across_seeds(values, generator)
-    seeds = f"{len(runs)} seeds" if len(runs) > 1 else "1 seed"
+    seeds = tables.counted(len(runs), "seed")
     axes.plot(horizontal, mean, **style, label=f"{label} ({seeds})", linewidth=1.5)
     axes.fill_between(horizontal, low, high, color=style["color"], alpha=band, linewidth=0)

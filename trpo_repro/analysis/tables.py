@@ -28,6 +28,11 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
     return ["| " + " | ".join(_escaped(cell) for cell in line) + " |" for line in lines]
 
 
+def counted(count: int, thing: str) -> str:
+    """Returns a number of things in words, such as `1 seed` and `5 seeds`."""
+    return f"{count} {thing}{'' if count == 1 else 's'}"
+
+
 def grouped(
     rows: Iterable[Mapping[str, Any]], columns: Sequence[str]
 ) -> dict[tuple, list[Mapping[str, Any]]]:
