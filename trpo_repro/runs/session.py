@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+import types
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -72,7 +73,7 @@ def run(
     checkpoints, digest = directory / "checkpoints", _digest(config)
     state = None
     with contextlib.ExitStack() as stack:
-        stack.enter_context(stop_signals(signal.default_int_handler))
+        caught = stack.enter_context(_interrupting_signals())
         try:
             trainer, state = _start(config, directory, stack, resume, replace, command)
             writer = metrics.Writer(directory, state.iteration)
@@ -85,7 +86,7 @@ def run(
             for after, row in training.iterations(trainer, state, stop_at):
                 outcomes[row["outcome"]] += 1
                 evaluated.after(trainer, after)
-                with _held_signals():
+                with _held_signals(caught):
                     if training.ended(config, after) or after.iteration == stop_at:
                         # Before the last line of metrics.csv, which tells that the run is done.
                         saved_policies.save_policy(directory / "policy.npz", trainer.policy, after)
@@ -95,9 +96,12 @@ def run(
                         saved_policies.save_policy(directory / HALF, trainer.policy, state)
                     checkpoint.save(checkpoints, state.iteration, state.to_arrays(), run=digest)
                 progress.report(row)
-            with _held_signals():
+            with _held_signals(caught):
                 _leave(config, directory, trainer, state)
-        except KeyboardInterrupt:
+        except BaseException as error:
+            # A library's compiled code may turn the KeyboardInterrupt into an error of its own.
+            if not (caught or isinstance(error, KeyboardInterrupt)):
+                raise
             with stop_signals(signal.SIG_IGN):
                 if state is not None:
                     checkpoint.save(checkpoints, state.iteration, state.to_arrays(), run=digest)
@@ -262,11 +266,35 @@ def stop_signals(handler) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _held_signals() -> Iterator[None]:
-    """Holds SIGINT and SIGTERM until the body is done: they would break an archive half-way."""
+def _interrupting_signals() -> Iterator[list[int]]:
+    """Raises KeyboardInterrupt at SIGINT and SIGTERM; yields the numbers of those that came.
+
+    The list remembers what the exception may not: compiled code that calls Python, as TensorFlow's
+    does where it makes tensors, now and then drops an exception or raises another in its place.
+    """
     caught: list[int] = []
+
+    def interrupt(number: int, _: types.FrameType | None) -> None:
+        caught.append(number)
+        raise KeyboardInterrupt
+
+    with stop_signals(interrupt):
+        yield caught
+
+
+@contextlib.contextmanager
+def _held_signals(caught: list[int]) -> Iterator[None]:
+    """Holds SIGINT and SIGTERM until the body is done: they would break an archive half-way.
+
+    Args:
+      caught: signals that came before, of which no body begins, and to which these are added.
+
+    Raises:
+      KeyboardInterrupt: a signal has come.
+    """
     with stop_signals(lambda number, _: caught.append(number)):
-        yield
+        if not caught:
+            yield
     if caught:
         raise KeyboardInterrupt
 
