@@ -1,4 +1,4 @@
-"""How many tests run at once, what they share, and what is shown at their end."""
+"""What tests share, and what is shown at their end."""
 
 import copy
 import dataclasses
@@ -11,12 +11,6 @@ import trpo_repro  # noqa: F401 - before TensorFlow, as in every program here
 
 # Ray's workers would give way to the tests beside them, and a test waits for its workers.
 os.environ.setdefault("RAY_worker_niceness", "0")
-
-
-@pytest.hookimpl(optionalhook=True)  # pytest without xdist does not know it
-def pytest_xdist_auto_num_workers(config):
-    """One more than the cores: many a test waits for a process of its own."""
-    return (os.cpu_count() or 1) + 1
 
 
 _TRAINERS: dict = {}  # by configuration, those of this process

@@ -255,27 +255,30 @@ def test_every_step_on_a_discrete_process_is_accepted(hidden_sizes, cg_iteration
 
 def test_weights_of_states_are_repetitions():
     """A state of weight 2 counts as two states of weight 1, in surrogate, constraint and Fisher
-    matrix of each method; 1e-7: float64 policies, and standardized advantages in float32."""
+    matrix of each method, and one of weight 1 as one without weights; 1e-7: float64 policies, and
+    standardized advantages in float32."""
     policy = _policy(dtype="float64")
     theta = policy.network.initial_parameters()
     rows = _rows(policy, theta, 60)
     weights = np.random.default_rng(0).integers(0, 4, 60)
-    repeated = {name: np.repeat(array, weights, axis=0) for name, array in rows.items()}
+
+    def assert_same(first, second):
+        np.testing.assert_allclose(first[0], second[0], atol=1e-7)
+        for column in ("surrogate_before", "surrogate_after", "mean_kl", "max_kl", "entropy"):
+            assert first[1][column] == pytest.approx(second[1][column], rel=1e-6)
+
     for name in ("trpo", "empirical_fim", "max_kl"):
         method = dataclasses.replace(trust_region.METHODS[name], fisher_fraction=1.0)
-        plain, weighted = _update(policy, method), _update(policy, method, weighted_states=True)
+        update = _update(policy, method, weighted_states=True)
         if name == "max_kl":  # a state without weight still counts for the largest KL
-            repeated = {
-                name: np.concatenate([array, rows[name]]) for name, array in repeated.items()
-            }
             weights = weights + 1
-        first, one, _ = plain(theta, repeated, np.random.default_rng(0))
-        second, two, _ = weighted(
-            theta, {**rows, "weights": weights.astype("f4")}, np.random.default_rng(0)
-        )
-        np.testing.assert_allclose(first, second, atol=1e-7)
-        for column in ("surrogate_before", "surrogate_after", "mean_kl", "max_kl", "entropy"):
-            assert one[column] == pytest.approx(two[column], rel=1e-6)
+        repeated = {name: np.repeat(array, weights, axis=0) for name, array in rows.items()}
+        ones = {**repeated, "weights": np.ones(weights.sum(), "f4")}
+        once = update(theta, ones, np.random.default_rng(0))
+        weighted = {**rows, "weights": weights.astype("f4")}
+        assert_same(once, update(theta, weighted, np.random.default_rng(0)))
+    plain = _update(policy, method)
+    assert_same(once, plain(theta, repeated, np.random.default_rng(0)))
 
 
 def test_not_finite_advantages_reject_the_step():

@@ -127,7 +127,7 @@ def test_the_time_limit_saves_and_the_same_command_goes_on(script, tmp_path):
     stopped = script(*command, "--hours=0.0008", spawns=True)
     assert stopped.returncode == 130
     assert "Traceback" not in stopped.stderr
-    again = script(*command, spawns=True)
+    again = script(*command)
     assert again.returncode == 0, again.stderr[-2000:]
     plan = reproduce.Plan("smoke", tmp_path)
     assert all(job.done for job in reproduce.all_jobs(plan, "walker"))

