@@ -55,6 +55,8 @@ def test_the_parts_take_the_numbers_of_the_run():
     assert (made.method.kl_limit, made.method.cg_iterations) == (0.5, 7)
     search = config.Config(algorithm="cem", population=7, search_deviation=2.0).search
     assert (search.population, search.search_deviation) == (7, 2.0)
+    unread = config.Config(algorithm="truncated_natural_gradient", adapt_kl_limit=True)
+    assert not unread.method.adapt_kl_limit
 
 
 def test_unused_settings_name_their_readers():

@@ -166,8 +166,13 @@ class Config(
         return self._with_own_numbers(searches[self.algorithm])
 
     def _with_own_numbers(self, settings):
-        """Returns a dataclass with the fields that this one has too replaced by this one's."""
-        names = [field.name for field in dataclasses.fields(settings) if hasattr(self, field.name)]
+        """Returns a dataclass with the fields that this one's run reads replaced by this one's."""
+        unread = unused_settings(self)
+        names = [
+            field.name
+            for field in dataclasses.fields(settings)
+            if hasattr(self, field.name) and field.name not in unread
+        ]
         return dataclasses.replace(settings, **{name: getattr(self, name) for name in names})
 
 

@@ -110,7 +110,8 @@ def test_restored_state_continues_bit_for_bit(environment):
     file = io.BytesIO()
     np.savez(file, **middle.to_arrays())
     file.seek(0)
-    restored = type(middle).from_arrays(dict(np.load(file)))
+    restored = environment.states_type.from_arrays(dict(np.load(file)))
+    assert type(restored) is type(middle)
     environment.step(environment.initial(9, generator), _random_actions(environment, 9, generator))
     for one, other in zip(
         steps[STEPS // 2 :],

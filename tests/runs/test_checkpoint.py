@@ -113,3 +113,15 @@ def test_write_text_replaces_whole_files(tmp_path):
     files.write_text(path, "two")
     assert path.read_text() == "two"
     assert os.listdir(tmp_path) == ["file.txt"]
+
+
+def test_what_is_written_stays_whatever_lies_beside_it(tmp_path):
+    """Files of higher numbers are of another run: its own go on from the one that was loaded."""
+    for iteration in (1, 2, 30):
+        checkpoint.save(tmp_path, iteration, {"x": np.zeros(1)}, run="another")
+    checkpoint.save(tmp_path, 3, {"x": np.ones(1)}, run="this", kept=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "checkpoint-00000002.npz",
+        "checkpoint-00000003.npz",
+    ]
+    assert checkpoint.load_latest(tmp_path, run="this")["x"] == 1

@@ -69,6 +69,29 @@ def test_a_signal_whose_interrupt_compiled_code_loses_stops_all_the_same(
     assert runs.load_state(run).iteration == 2
 
 
+def test_a_run_that_has_ended_keeps_the_checkpoint_that_it_came_with(run):
+    """A clone has it alone; more iterations can still be asked for."""
+    runs.run(TINY, run, resume=True, stop_at=1)
+    carried = list(run.glob("checkpoint-*.npz"))
+    subprocess.run(["rm", "-r", run / "checkpoints"], check=True)
+    runs.run(dataclasses.replace(TINY, iterations=1), run, resume=True)
+    assert list(run.glob("checkpoint-*.npz")) == carried
+    assert runs.run(TINY, run, resume=True).iteration == 2
+
+
+def test_a_run_that_ends_while_another_prepares_is_not_replaced(tmp_path, monkeypatch):
+    make = session.training.make_trainer
+
+    def slowly(config):
+        (tmp_path / "config.json").write_text("of another process")
+        return make(config)
+
+    monkeypatch.setattr(session.training, "make_trainer", slowly)
+    with pytest.raises(ValueError, match="already holds a run"):
+        runs.run(TINY, tmp_path)
+    assert (tmp_path / "config.json").read_text() == "of another process"
+
+
 def test_one_process_at_a_time(run):
     before = {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
     with files.locked(run):

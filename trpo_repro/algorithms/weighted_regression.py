@@ -142,9 +142,13 @@ class WeightedRegression:
       array_names: names of the arrays that a batch must hold; REPS takes returns for `advantages`.
     """
 
-    def __init__(self, policy: policy_lib.Policy, method: Method):
+    def __init__(
+        self, policy: policy_lib.Policy, method: Method, chunk_size: int = chunks.CHUNK_SIZE
+    ):
+        """Args: of `policy_update.PolicyUpdate`, by the same names."""
         self._policy = policy
         self._method = method
+        self._chunk_size = chunk_size
         self._closed_form = _is_linear_gaussian(policy)
         surrogate = surrogates.ImportanceSampled()
         theta = tf.TensorSpec([policy.network.size], policy.network.dtype)
@@ -158,7 +162,7 @@ class WeightedRegression:
 
         def compare(old, new, batch):
             means = policy_update.ChunkedMeans(
-                policy, surrogate, old, batch, None, batch, chunks.CHUNK_SIZE
+                policy, surrogate, old, batch, None, batch, chunk_size
             )
             return means.evaluate(old), means.evaluate(new), means.mean_entropy()
 
@@ -276,7 +280,8 @@ class WeightedRegression:
                 loss = -tf.reduce_sum(chunk["weights"] * log_prob)
             return loss, tape.gradient(loss, theta)
 
-        return chunks.chunked_reduce(of_chunk, batch, (tf.zeros([]), tf.zeros_like(theta)))
+        zeros = (tf.zeros([]), tf.zeros_like(theta))
+        return chunks.chunked_reduce(of_chunk, batch, zeros, chunk_size=self._chunk_size)
 
     def _least_squares(self, observations, actions, weights):
         """Returns θ of the weighted linear-Gaussian fit, [P]."""

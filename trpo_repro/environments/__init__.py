@@ -5,7 +5,6 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 
 from trpo_repro.environments import adaptor, atari, cartpole, mujoco
 from trpo_repro.environments.base import Environment, EnvironmentStates, Step
@@ -17,7 +16,6 @@ __all__ = [
     "is_atari",
     "is_gymnasium",
     "make",
-    "states_from_arrays",
     "task_names",
 ]
 
@@ -124,9 +122,3 @@ def make(
     return atari.Atari(
         name, screen=screen, action_set=action_set, sticky_probability=sticky_probability
     )
-
-
-def states_from_arrays(arrays: Mapping[str, np.ndarray]) -> EnvironmentStates:
-    """Returns the states that `to_arrays` made the arrays of."""
-    kind = atari.AtariStates if "emulator" in arrays else EnvironmentStates
-    return kind.from_arrays(arrays)

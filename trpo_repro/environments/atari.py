@@ -96,6 +96,7 @@ class Atari(base.Environment):
     """
 
     frame_stack = FRAME_STACK
+    states_type = AtariStates
     max_episode_steps = MAX_FRAMES // FRAME_SKIP
 
     def __init__(

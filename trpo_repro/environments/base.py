@@ -102,6 +102,7 @@ class Environment(abc.ABC):
       frame_stack: 1, or the number of frames, newest last, that an observation stacks along its
         first axis; an episode starts with copies of its first frame.
       preferred_batch_size: states that are best stepped together; None for any number.
+      states_type: the class of its states, which a saved run's are made of again.
     """
 
     name: str
@@ -111,6 +112,7 @@ class Environment(abc.ABC):
     can_restore: bool = True
     frame_stack: int = 1
     preferred_batch_size: int | None = None
+    states_type: type[EnvironmentStates] = EnvironmentStates
 
     @abc.abstractmethod
     def initial(self, batch_size: int, generator: np.random.Generator) -> EnvironmentStates:

@@ -171,14 +171,17 @@ def single_path_batch(
 def vine_batch(sample: vine.Vine, states: Arrays) -> dict[str, Any]:
     """Returns the rollout states with their Q-values, as eqs. 15 and 16 read them.
 
-    Each state's mean is taken off its Q-values, which changes neither (App. I). They are float64,
-    for the caller to scale before float32.
+    Each state's mean is taken off its Q-values, which changes neither (App. I); equal ones become
+    0 exactly, for scaling would make a direction of what rounding leaves. They are float64, for the
+    caller to scale before float32.
     """
+    q_values = sample.q_values
+    equal = np.ptp(q_values, axis=1, keepdims=True) == 0
     return {
         **{name: array[sample.state_index] for name, array in states.items()},
         "actions": sample.actions,
         "proposal_log_probs": sample.proposal_log_probs,
-        "q_values": sample.q_values - sample.q_values.mean(axis=1, keepdims=True),
+        "q_values": np.where(equal, 0.0, q_values - q_values.mean(axis=1, keepdims=True)),
     }
 
 

@@ -33,7 +33,7 @@ class ObservationNormalizer:
 
     @classmethod
     def initial(cls, size: int) -> "ObservationNormalizer":
-        """Returns statistics of no observations, which normalize to the identity."""
+        """Returns statistics of no observations, which normalize to the identity, clipped."""
         return cls(np.zeros(()), np.zeros(size), np.ones(size))
 
     def update(self, observations: np.ndarray) -> "ObservationNormalizer":

@@ -35,7 +35,7 @@ def save(
     kept: int = KEPT,
     compressed: bool = False,
 ) -> None:
-    """Writes a checkpoint atomically, then deletes older ones.
+    """Writes a checkpoint atomically, then deletes older ones, and newer, which are of another run.
 
     Args:
       directory: directory of the checkpoints; created if need be.
@@ -50,14 +50,17 @@ def save(
     """
     directory.mkdir(parents=True, exist_ok=True)
     write = np.savez_compressed if compressed else np.savez
-    with files.replacing(directory / f"checkpoint-{iteration:08d}.npz") as file:
+    name = f"checkpoint-{iteration:08d}.npz"
+    with files.replacing(directory / name) as file:
         own = {
             _NAMES: np.array(sorted([*arrays, _DIGEST])),
             _RUN: np.array(run),
             _DIGEST: np.array(_digest(arrays, run)),
         }
         write(file, allow_pickle=False, **arrays, **own)
-    for path in _paths(directory)[:-kept]:
+    paths = _paths(directory)
+    end = paths.index(directory / name) + 1
+    for path in paths[: max(end - kept, 0)] + paths[end:]:
         path.unlink(missing_ok=True)
 
 

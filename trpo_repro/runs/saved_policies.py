@@ -93,7 +93,7 @@ class TrainedPolicy:
         Args:
           environment: environment to act in.
           episodes: how many.
-          seed: of all random numbers.
+          seed: of all random numbers; a run of this seed began its first iteration with them.
           deterministic: whether it acts by its most probable actions, not by samples.
         """
         return population.evaluate_policy(

@@ -23,7 +23,7 @@ from trpo_repro import environments, files, training
 from trpo_repro.config import BLACK_BOX, Config, unused_settings
 from trpo_repro.runs import checkpoint, evaluations, metrics, provenance, saved_policies
 
-HALF = "policy_half.npz"  # the policy after half of the iterations
+HALF = "policy_half.npz"  # the policy after half of the iterations that were first asked for
 
 # A resumed run may change these.
 FREE_ON_RESUME = ("iterations", "target_return", "threads", "workers", "ray_address")
@@ -154,7 +154,7 @@ def _leave(
 ) -> None:
     """Writes what a run's directory holds between sessions."""
     saved_policies.save_policy(directory / "policy.npz", trainer.policy, state)
-    if training.ended(config, state):
+    if training.ended(config, state) and checkpoint.exist(directory / "checkpoints"):
         checkpoint.delete(directory)
     else:
         checkpoint.save(
@@ -179,23 +179,25 @@ def _start(
 
     The stack closes the trainer and gives the directory free.
     """
-    record: dict[str, Any] = {"sessions": []}
+    record = _allowed_record(config, directory, resume, replace)
     if resume:
-        record = check_resumable(config, directory)
         for name in ("iterations", "target_return"):
             before, now = record["config"].get(name), getattr(config, name)
             if before != now:
                 logging.warning("%s was %s before and is %s now", name, before, now)
-    elif (directory / "config.json").exists() and not replace:
-        raise ValueError(f"{directory} already holds a run; pass --resume or another --out")
     trainer = training.make_trainer(config)
     stack.callback(trainer.close)
     checkpoints = directory / "checkpoints"
     checkpoints.mkdir(parents=True, exist_ok=True)
     stack.enter_context(files.locked(directory))
+    # Asked before, to refuse at once; and now, for another process may have been at work since.
+    record = _allowed_record(config, directory, resume, replace)
     for path in (directory, checkpoints):
         files.delete_unfinished(path)
-    state = load_state(directory, config) if resume else trainer.initial_state()
+    if resume:
+        state = _load_state(directory, config, trainer.environment)
+    else:
+        state = trainer.initial_state()
     session = provenance.describe_session(state.iteration, command)
     if not resume:
         _clear(directory)
@@ -216,6 +218,17 @@ def _start(
     record = {"config": read_fields(config), "sessions": [*record["sessions"], session]}
     files.write_text(directory / "config.json", json.dumps(record, indent=2) + "\n")
     return trainer, state
+
+
+def _allowed_record(
+    config: Config, directory: pathlib.Path, resume: bool, replace: bool
+) -> dict[str, Any]:
+    """Returns the record that the run goes on with; ValueError if it may not begin, or resume."""
+    if resume:
+        return check_resumable(config, directory)
+    if (directory / "config.json").exists() and not replace:
+        raise ValueError(f"{directory} already holds a run; pass --resume or another --out")
+    return {"sessions": []}
 
 
 def _clear(directory: pathlib.Path) -> None:
@@ -307,11 +320,19 @@ def load_state(directory: pathlib.Path, config: Config | None = None) -> trainin
       config: configuration of the run; states of another count as damaged. None takes any.
 
     Raises:
+      ValueError: there is no run, or its record is damaged.
       CheckpointError: there is no usable one.
     """
+    environment = training.make_environment(config or load_config(directory))
+    return _load_state(directory, config, environment)
+
+
+def _load_state(
+    directory: pathlib.Path, config: Config | None, environment: environments.Environment
+) -> training.State:
     run = None if config is None else _digest(config)
     arrays = checkpoint.load_latest(directory / "checkpoints", directory, run=run)
-    return training.State.from_arrays(arrays)
+    return training.State.from_arrays(arrays, environment.states_type)
 
 
 class LoadedRun(NamedTuple):

@@ -48,6 +48,8 @@ def make_policy(config: Config, environment: environments.Environment) -> policy
         for name, needed in {"baseline": "none", "normalize_observations": False}.items():
             value = getattr(config, name)
             settings.require(value == needed, name, value, f"{needed} for images")
+        is_other = config.algorithm != "reps"  # whose state value is of features of few numbers
+        settings.require(is_other, "algorithm", config.algorithm, "another than reps for images")
         return policy_lib.convolutional_policy(
             space,
             environment.action_space,
@@ -119,7 +121,7 @@ def make_update(
     from_pixels = len(environment.observation_space.shape) == 3
     chunk_size = PIXEL_CHUNK_SIZE if from_pixels else chunks.CHUNK_SIZE
     if isinstance(config.method, weighted_regression.Method):
-        return weighted_regression.WeightedRegression(policy, config.method)
+        return weighted_regression.WeightedRegression(policy, config.method, chunk_size)
     if isinstance(config.method, gradient_ascent.Method):
         return gradient_ascent.GradientAscent(policy, config.method, chunk_size=chunk_size)
     return policy_update.PolicyUpdate(

@@ -61,8 +61,10 @@ class State:
         return arrays
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "State":
-        """The inverse of `to_arrays`."""
+    def from_arrays(
+        cls, arrays: Mapping[str, np.ndarray], states_type: type[environments.EnvironmentStates]
+    ) -> "State":
+        """The inverse of `to_arrays`, for states of an environment's type."""
 
         def group(prefix):
             return {
@@ -78,9 +80,7 @@ class State:
             env_steps,
             episodes,
             theta=arrays["theta"],
-            environment_states=environments.states_from_arrays(environment)
-            if environment
-            else None,
+            environment_states=states_type.from_arrays(environment) if environment else None,
             running_returns=arrays["running_returns"],
             recent_returns=arrays["recent_returns"],
             normalizer=normalization.ObservationNormalizer(**normalizer) if normalizer else None,
