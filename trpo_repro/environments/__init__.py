@@ -5,7 +5,6 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-
 from trpo_repro.environments import adaptor, atari, cartpole, mujoco
 from trpo_repro.environments.base import Environment, EnvironmentStates, Step
 
