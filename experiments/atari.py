@@ -147,6 +147,8 @@ def measured_rows(begun: Sequence[batch.Run]) -> list[dict]:
         table = curves.read(run.directory / "metrics.csv")
         steps = batch.most_steps(run, 1) / 1e3
         budget = f"{run.iterations} × {steps:.3g}K decisions, seed {run.config.seed}"
+        if (target := runs.load_config(run.directory).target_return) is not None:
+            budget += f", until its mean score was above {target:g}"
         label = f"ours, {configs.ALGORITHMS[run.setting].label}"
         scores = {}
         if table["episodes"][-1] >= training.RECENT_EPISODES:

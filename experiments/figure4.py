@@ -29,7 +29,7 @@ flags.declare_key_flag("out")
 
 FINAL_FRACTION = 0.1  # of the iterations, at the end: what "final performance" is the mean of
 TITLES = {"cartpole": "Cart-pole", "swimmer": "Swimmer", "hopper": "Hopper", "walker": "Walker"}
-COLUMNS = ("task", "setting", "seeds", "iterations", "final", "final_low", "final_high", "drawn")
+COLUMNS = ("task", "setting", "seeds", "iterations", "final", "final_low", "final_high", "best")
 
 
 def planned(budget_name: str, out: pathlib.Path, only: str = "*") -> list[Run]:
@@ -227,8 +227,8 @@ def summarize(chosen: Sequence[Run]) -> list[dict]:
     for found in finished_settings(chosen):
         first = found[0]
         interval = intervals.of_mean(final(found))
-        drawn = best(chosen, first.task, first.algorithm) == found
-        cells = (first.task, first.setting, len(found), first.wanted, *interval, int(drawn))
+        is_best = best(chosen, first.task, first.algorithm) == found
+        cells = (first.task, first.setting, len(found), first.wanted, *interval, int(is_best))
         rows.append(dict(zip(COLUMNS, cells, strict=True)))
     return rows
 

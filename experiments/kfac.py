@@ -4,7 +4,7 @@ python experiments/kfac.py --out=results/kfac
 
 At one policy the step direction is computed from several batches, each with k Fisher-vector
 products. Reported are conjugate gradient's relative residual; the processor's time, K-FAC's factors
-and their inverses included; the gain, which is the improvement that the linear model foretells at
+and their inverses included; the gain, which is the improvement that the linear model predicts at
 the KL limit; and the gain on other batches, which no direction has seen: what a step is worth. As
 in training, damping (0.1 on Pong) is of conjugate gradient alone. Unlike it, K-FAC's factors are of
 one batch, not running means, and the Fisher matrix has 2,000 states at most.
@@ -307,8 +307,8 @@ def draw(rows: Sequence[Mapping[str, str]], path: pathlib.Path) -> None:
         *grid[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=len(DAMPINGS)
     )
     canvas.supxlabel(
-        "gain: foretold improvement at the KL limit; gains and times are over those of 10 products "
-        "without a preconditioner; bands: 95% bootstrap interval over batches",
+        "gain: predicted improvement at the KL limit; gains and times are over those of 10 "
+        "products without a preconditioner; bands: 95% bootstrap interval over batches",
         fontsize=8,
     )
     canvas.savefig(path, dpi=110)

@@ -7,6 +7,7 @@ results/ alone, so a test can hold the committed text against the committed file
 import dataclasses
 import json
 import pathlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -244,14 +245,22 @@ def _figure4_section(out: pathlib.Path, budget: str, runs: Sequence[batch.Run]) 
         f"[figure4_{budget}.csv](figure4_{budget}.csv).",
         "",
         *tables.markdown(
-            ("setting", "final", "length", "seeds × iterations", "steps", "minutes a run", "drawn"),
+            (
+                "setting",
+                "final",
+                "length",
+                "seeds × iterations",
+                "steps",
+                "minutes a run",
+                "best of its sweep",
+            ),
             [*_setting_rows(out, runs), *_setting_rows(out, _in_full(out, runs))],
         ),
         "",
         "The command of seed 1 of each, with `--seed` and `--out` to change:",
         "",
         "```sh",
-        *(_command(run) for run in runs if run.config.seed == 1 and run.done and not run.screening),
+        *(_command(run) for run in runs if run.config.seed == 1 and run.done),
         "```",
         "",
     ]
@@ -263,8 +272,8 @@ def _atari_section(directory: pathlib.Path) -> list[str]:
     return [
         "## Atari",
         "",
-        "A step is a decision, an action held for 4 frames. Both rules are of undiscounted, "
-        "unclipped scores.",
+        "A step is a decision, an action held for 4 frames. Scores are undiscounted and unclipped, "
+        "by two rules: the last 100 training episodes, and 30 episodes of the final policy.",
         "",
         "![Figure 5 against iterations](atari/figure5_iteration.png)",
         "",
@@ -390,8 +399,11 @@ def _swimmer_study(directory: pathlib.Path) -> list[str]:
 
 
 def _command(run: batch.Run) -> str:
+    """Returns the command that begins a run, to the iteration that its row is of."""
     sessions = json.loads((run.directory / "config.json").read_text())["sessions"]
-    return sessions[0]["command"] if sessions else ""
+    stop = "" if run.stop_at is None else f" --stop_at={run.stop_at}"
+    command = re.sub(r" --stop_at=\d+", "", sessions[0]["command"]) if sessions else ""
+    return command.replace(" --out=", f"{stop} --out=")
 
 
 def _csv(run: batch.Run) -> pathlib.Path:

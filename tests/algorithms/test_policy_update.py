@@ -138,7 +138,7 @@ def test_natural_gradient_is_the_compatible_least_squares_fit():
 
 
 def test_an_adapting_limit_is_remembered():
-    """Of a surrogate that is nearly linear in the step all that was foretold comes: δ is 0.01,
+    """Of a surrogate that is nearly linear in the step all that was predicted comes: δ is 0.01,
     0.04 and 0.16, although the first candidate's KL is often above it; then the ratio decides."""
     policy = _policy()
     theta = policy.network.initial_parameters()

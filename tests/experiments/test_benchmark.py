@@ -74,7 +74,7 @@ def test_verdicts_are_by_intervals_that_do_not_overlap():
     source = "tianshou MuJoCo benchmark raw curve"  # 2020 ± 683
     for ours, verdict in (
         ([2800.0, 2900.0, 3000.0], "above"),
-        ([2600.0, 2650.0, 2750.0], "level"),
+        ([2600.0, 2650.0, 2750.0], "undecided"),
         ([1000.0, 1100.0, 1200.0], "below"),
     ):
         compared, _ = benchmark.compare({key: np.array(ours)}, RESULTS)

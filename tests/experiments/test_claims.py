@@ -78,7 +78,12 @@ def test_theory_claims(tmp_path, numbers, c8, c11):
 
 @pytest.mark.parametrize(
     ("shared", "snr", "verdict"),
-    [(1.0, 2.0, claims.HOLDS), (9.5, 2.0, claims.FAILS), (1.0, 0.1, claims.FAILS)],
+    [
+        (1.0, 2.0, claims.HOLDS),
+        (9.5, 2.0, claims.UNDECIDED),
+        (20.0, 2.0, claims.FAILS),
+        (1.0, 0.1, claims.FAILS),
+    ],
 )
 def test_common_random_numbers_claim(tmp_path, shared, snr, verdict):
     rows = []
@@ -94,7 +99,9 @@ def test_common_random_numbers_claim(tmp_path, shared, snr, verdict):
     assert _verdict(tmp_path, "C9").verdict == verdict
 
 
-@pytest.mark.parametrize(("vine", "verdict"), [(1.0, claims.HOLDS), (9.5, claims.FAILS)])
+@pytest.mark.parametrize(
+    ("vine", "verdict"), [(1.0, claims.HOLDS), (9.5, claims.UNDECIDED), (20.0, claims.FAILS)]
+)
 def test_surrogate_variance_claim(tmp_path, vine, verdict):
     rows = [
         {"task": "t", "policy_iterations": 0, "estimator": name, **_interval("variance", value)}
@@ -226,7 +233,6 @@ def test_a_world_where_every_claim_holds(tmp_path):
         ("C3", {"finals": {("swimmer", "cem"): 0.3}}),
         ("C4", {"finals": {("cartpole", "max_kl"): 3.0}}),
         ("C5", {"finals": {("swimmer", "empirical_fim"): 0.03}}),
-        ("C6", {"falls": ("nothing",)}),
         ("C6", {"falls": ("truncated", "single_path")}),
         ("C7", {"finals": {("swimmer", "cg_20"): 0.2}}),
         ("C7", {"finals": {("swimmer", "cg_20"): 0.2}, "missing": ("fisher_1.0",)}),
@@ -285,6 +291,11 @@ def test_an_incomplete_sweep_is_no_verdict(tmp_path):
         assert verdict.verdict == claims.UNKNOWN
         assert "0 of 3 seeds of swimmer/natural_gradient_3 " in verdict.estimate
         assert "no finished sweep of hopper/natural_gradient " in verdict.estimate
+
+
+def test_runs_without_a_fall_tell_nothing_of_the_line_search(tmp_path):
+    _world(tmp_path, algorithms=claims.CURVES["C6"][1], falls=("nothing",))
+    assert _verdict(tmp_path, "C6").verdict == claims.UNDECIDED
 
 
 @pytest.mark.parametrize("task", configs.ABLATION_TASKS)

@@ -161,7 +161,7 @@ def test_the_best_of_a_sweep_by_final_performance_is_drawn(tmp_path):
     }
     table = {row["setting"]: row for row in figure4.summarize(chosen)}
     assert len(table) == 6
-    assert [name for name, row in table.items() if row["drawn"]] == ["natural_gradient_1"]
+    assert [name for name, row in table.items() if row["best"]] == ["natural_gradient_1"]
     assert table["natural_gradient_1"]["final"] == 2.0
     assert shlex.split(" ".join(chosen[0].arguments))[0] == "--task=swimmer"
 

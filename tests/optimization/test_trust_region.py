@@ -90,8 +90,8 @@ def test_natural_gradient_and_vanilla_take_fixed_multiples():
         np.testing.assert_allclose(after, theta.numpy() + 0.3 * expected, rtol=1e-8)
 
 
-def test_improvement_ratio_is_actual_over_foretold():
-    """Of bᵀx − ½ xᵀHx a step s gains gᵀs − ½ sᵀHs where the linear model foretells gᵀs."""
+def test_improvement_ratio_is_actual_over_predicted():
+    """Of bᵀx − ½ xᵀHx a step s gains gᵀs − ½ sᵀHs where the linear model predicts gᵀs."""
     theta, problem, _ = _quadratic(scale=2.0)
     method = Method(kl_limit=0.01)
     after, report = _step(theta, problem, method)

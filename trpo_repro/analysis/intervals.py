@@ -35,8 +35,8 @@ class Interval(NamedTuple):
         return self.below(least) or self.above(most)
 
     def verdict(self, least: float, most: float) -> str:
-        """Returns `above` or `below` two levels, if the whole interval is, or `level`."""
-        return "above" if self.above(most) else "below" if self.below(least) else "level"
+        """Returns `above` or `below` two levels, if the whole interval is, or `undecided`."""
+        return "above" if self.above(most) else "below" if self.below(least) else "undecided"
 
     def __str__(self) -> str:
         if np.isnan(self.low):

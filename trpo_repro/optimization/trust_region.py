@@ -108,7 +108,7 @@ class LineSearchSettings(
     )
     adapt_kl_limit: bool = setting(
         False,
-        "Change δ by how well the linear model foretells the surrogate (Nocedal and Wright, "
+        "Change δ by how well the linear model predicts the surrogate (Nocedal and Wright, "
         "Algorithm 4.1): a study, by which cart-pole and swimmer hardly learn, question Q2",
     )
 
@@ -251,13 +251,13 @@ def trust_region_step(
     outcome = tf.where(finite, outcome, int(Outcome.NOT_FINITE))
     accepted = tf.equal(outcome, int(Outcome.ACCEPTED))
     theta_after = tf.where(accepted, search.theta, theta)
-    foretold = tf.tensordot(gradient, theta_after - theta, 1)
+    predicted = tf.tensordot(gradient, theta_after - theta, 1)
     report = Report(
         surrogate_before=before,
         surrogate_after=tf.where(accepted, at.surrogate, before),
         mean_kl=at.mean_kl,
         max_kl=at.max_kl,
-        improvement_ratio=(tf.where(accepted, at.surrogate, before) - before) / foretold,
+        improvement_ratio=(tf.where(accepted, at.surrogate, before) - before) / predicted,
         gradient_norm=tf.norm(gradient),
         step_norm=tf.norm(theta_after - theta),
         cg_residual=direction.residual,
@@ -273,7 +273,7 @@ def adapted_kl_limit(
     """Returns the next δ: Nocedal and Wright (2006), Algorithm 4.1, for the radius sqrt(2δ).
 
     The radius becomes a quarter where the line search failed, or less than a quarter of the
-    improvement came that was foretold; it doubles where more than three quarters came. The
+    improvement came that was predicted; it doubles where more than three quarters came. The
     algorithm asks besides that the step went to the limit, as the line search's first candidate
     always does by the model of the KL: that the KL itself is a hair above δ, and the step shorter,
     says nothing against a larger one. What has no step for another reason says nothing of the
@@ -282,7 +282,7 @@ def adapted_kl_limit(
     Args:
       kl_limit: δ of the step.
       outcome: what became of it.
-      improvement_ratio: actual over foretold improvement, ρ; NaN without a step.
+      improvement_ratio: actual over predicted improvement, ρ; NaN without a step.
       first: δ of the first step; the next stays within ADAPTED_RANGE of it.
     """
     if outcome is Outcome.LINE_SEARCH_FAILED or improvement_ratio < 0.25:
