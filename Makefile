@@ -51,7 +51,7 @@ peers: .venv-peers/.installed  ## Install SB3-contrib, to compare with, in a ven
 bench-peers: install peers  ## Compare the speed with SB3-contrib's TRPO.
 	$(BIN)/python experiments/bench.py --peer_python=.venv-peers/bin/python
 
-reproduce: install  ## Make every run that is missing, two at a time (days; Ctrl-C saves).
+reproduce: install peers  ## Make every run that is missing, two at a time (days; Ctrl-C saves).
 	$(BIN)/python experiments/reproduce.py --run --jobs=2
 
 report: install  ## Draw all figures and write all tables from results/ (minutes).

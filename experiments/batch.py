@@ -424,10 +424,12 @@ def _train(
     with (directory / "train.log").open("a") as log:
         os.dup2(log.fileno(), sys.stdout.fileno())
         os.dup2(log.fileno(), sys.stderr.fileno())
-    # What cannot be continued is made again.
     resume = (directory / "config.json").exists() and runs.can_resume(directory)
-    if not resume:
-        (directory / "evaluation.json").unlink(missing_ok=True)  # of the policy before
+    if not resume and (directory / "policy.npz").exists():
+        raise ValueError(
+            f"{directory} lacks iterations and has no checkpoint to resume from; move it away, and "
+            "it is made again"
+        )
     runs.run(
         settings,
         directory,

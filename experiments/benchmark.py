@@ -282,7 +282,8 @@ def section(runs: Sequence[batch.Run], out: pathlib.Path) -> list[str]:
         "",
         "![Gymnasium's tasks](gymnasium.png)",
         "",
-        *_remarks(begun),
+        "What these curves hide is in [WORKSPACE.md](../WORKSPACE.md#what-curves-hide).",
+        "",
     ]
     ours = scores(runs)
     compared, reasons = compare(ours, out)
@@ -291,33 +292,6 @@ def section(runs: Sequence[batch.Run], out: pathlib.Path) -> list[str]:
     if compared:
         lines += _comparison(compared, reasons)
     return [*lines, *_peer_section(runs, out), *_ablation_section(begun)]
-
-
-def _remarks(begun: Mapping[tuple[str, str], Sequence[batch.Run]]) -> list[str]:
-    """Returns what the curves of returns do not show."""
-    lines = []
-    if ant := begun.get(("Ant-v5", "gae")):
-        read = [curves.read(run.directory / "metrics.csv")["episode_length"] for run in ant]
-        early, late = (
-            np.mean([np.nanmean(lengths[part]) for lengths in read])
-            for part in (slice(10, 20), slice(-50, None))
-        )
-        lines.append(
-            "Ant-v5's return rises while its episodes shrink, from a mean of "
-            f"{early:.0f} steps in iterations 11 to 20 to {late:.0f} in the last 50: while actions "
-            "are noisy a step costs more than the bonus for being alive, and the policy learns to "
-            "end episodes. By the most probable actions its score falls."
-        )
-    if ("InvertedPendulum-v5", "gae") in begun:
-        lines.append(
-            "On InvertedPendulum-v5 the most probable actions of every seed hold the pole after "
-            "0.1M steps, and in some seeds it falls again later, for good. The policies that such "
-            "a seed leaves begin an episode with a mean action that is several standard deviations "
-            "beyond the limits of ±3: all samples are clipped to one force and tell no gradient. "
-            "Why the means wander there is not known; while the pole stands, all returns are equal "
-            "but for the value function's errors, which are scaled to a deviation of 1."
-        )
-    return [text for line in lines for text in (line, "")]
 
 
 def summary(runs: Sequence[batch.Run], out: pathlib.Path) -> list[str]:

@@ -55,7 +55,7 @@ def panels(texts: list[str]) -> dict[str, dict[str, list[pathlib.Path]]]:
         raise ValueError("give at least one --runs=PANEL/LABEL=PATTERN")
     found: dict[str, dict[str, list[pathlib.Path]]] = {}
     for text in texts:
-        name, _, pattern = text.partition("=")
+        name, _, pattern = text.rpartition("=")  # a label may be of the form δ = 0.003
         title, separator, label = name.partition("/")
         runs = sorted(pathlib.Path(path) for path in glob.glob(pattern))
         if not separator:

@@ -9,9 +9,10 @@ study, Gymnasium's tasks, the variance experiments, the study of vine's informat
 conjugate gradient, the theory, and Atari, in rounds over all games. --list says of each what is
 there, what it still needs by the rates measured so far, and the command that makes it; with --units
 of a single one, the command of every run. --run makes what is missing; at the time limit, on Ctrl-C
-and on SIGTERM the runs save, and the same command continues them. A run that lacks iterations and
-has no checkpoint is made again. --report draws all figures and writes all tables, claims.md,
-results/README.md and the generated parts of README.md and WORKSPACE.md, from what there is.
+and on SIGTERM the runs save, and the same command continues them. A finished run that is to have
+more iterations and has no checkpoint is left as it is, and named. --report draws all figures and
+writes all tables, claims.md, results/README.md and the generated parts of README.md and
+WORKSPACE.md, from what there is.
 """
 
 import dataclasses

@@ -327,7 +327,9 @@ def main(_):
                 chosen, machine.map(_measure, sizes, chosen, JOBS.value), strict=True
             ):
                 done[subject[:2]] = rows
-            every = [row for subject in found for row in done.get(subject[:2], [])]
+            order = [subject[:2] for subject in found]
+            names = [*order, *(name for name in done if name not in order)]
+            every = [row for name in names for row in done.get(name, [])]
             files.write_text(path, tables.csv_text(COLUMNS, every))
     finally:
         machine.close()

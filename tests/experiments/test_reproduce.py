@@ -177,6 +177,22 @@ def test_jobs_of_one_directory_follow_each_other_and_the_plan_is_asked_again(tmp
     assert third.done
 
 
+def test_a_result_without_a_checkpoint_is_named_and_not_made_again(tmp_path):
+    """A finished run that a larger budget asks more of, as in a clone."""
+    config = dataclasses.replace(
+        presets.preset("paper", "cartpole"), iterations=1, steps_per_iteration=1000, seed=1
+    )
+    run = batch.Run("cartpole", "trpo", "trpo", config, tmp_path / "seed_1")
+    runs.run(config, run.directory)
+    shutil.rmtree(run.directory / "checkpoints")
+    before = (run.directory / "metrics.csv").read_bytes()
+    more = dataclasses.replace(run, config=dataclasses.replace(config, iterations=2))
+    with flagsaver.flagsaver(jobs=1), pytest.raises(ValueError, match="1 runs failed"):
+        batch.execute(lambda: [more], None)
+    assert (run.directory / "metrics.csv").read_bytes() == before
+    assert (run.directory / "policy.npz").exists()
+
+
 def test_an_unfinished_run_is_carried_by_its_directory_alone(tmp_path, new_trainers):
     """Stopped on the way, copied without its checkpoints/, and resumed: the uninterrupted bits."""
     preset = presets.preset("gae", "Hopper-v5")

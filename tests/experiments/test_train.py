@@ -58,6 +58,7 @@ def test_main_leaves_what_it_prints(tmp_path, capsys):
         (["--seed=x"], "flag --seed=x"),
         (["swimmer"], "unexpected argument 'swimmer'"),
         (["--trunks=8"], "--trunks has no effect here: it is for sampler=vine"),
+        (["--stop_at=201"], "stop_at=201 is not allowed: must be at most iterations=200"),
         (["--task=pong", "--hidden_sizes=9"], "it is for tasks other than Atari games"),
         (["--task=pong", "--preset=gae"], "preset=gae is not allowed with Atari games"),
     ],
@@ -138,7 +139,7 @@ def test_plot_draws_from_csv_files_alone(tmp_path):
         (directory / "metrics.csv").write_text("iteration,env_steps,return_mean\n" + rows)
     out = tmp_path / "figure.png"
     with flagsaver.flagsaver(
-        runs=[f"Task/TRPO={tmp_path}/seed_*", f"Task/one={tmp_path}/seed_1"],
+        runs=[f"Task/δ = 0.01={tmp_path}/seed_*", f"Task/one={tmp_path}/seed_1"],
         out=str(out),
         x="env_steps",
     ):

@@ -106,9 +106,10 @@ def seconds(text: str) -> float:
 
 
 def _parse(argv: Sequence[str], help_text: Callable[[], str] | None) -> list[str]:
-    wants_help = help_text is not None and any(flag in argv for flag in ("--help", "-h", "-help"))
+    helps = ("--help", "-h", "-help")
+    wants_help = help_text is not None and any(arg in helps for arg in argv)
     try:
-        rest = flags.FLAGS([arg for arg in argv if "help" not in arg] if wants_help else argv)
+        rest = flags.FLAGS([arg for arg in argv if arg not in helps] if wants_help else argv)
         if wants_help:
             assert help_text is not None
             print(help_text())

@@ -170,6 +170,10 @@ def begin() -> config_lib.Config | None:
     try:
         config = config_from_flags()
         evaluated_iterations(config)
+        stop_at = flags.FLAGS.stop_at
+        if stop_at is not None:
+            most = f"at most iterations={config.iterations}"
+            settings.require(stop_at <= config.iterations, "stop_at", stop_at, most)
         limit = flags.FLAGS.time_limit
         if limit is not None:
             cli.stop_after(cli.seconds(limit))
