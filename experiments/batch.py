@@ -241,8 +241,7 @@ class LocalPool:
 
     def _started(self):
         spawn = multiprocessing.get_context("spawn")
-        # The terminal's Ctrl-C is kept from the workers: `interrupt` passes it on, once.
-        return concurrent.futures.ProcessPoolExecutor(self.jobs, spawn, initializer=os.setpgrp)
+        return concurrent.futures.ProcessPoolExecutor(self.jobs, spawn, initializer=_begin_worker)
 
     def submit(self, function: Callable[..., None], *arguments: Any) -> concurrent.futures.Future:
         """Returns the future of a call; a pool that a killed worker broke is started again."""
@@ -255,18 +254,28 @@ class LocalPool:
 
     def interrupt(self, futures: Collection[concurrent.futures.Future]) -> None:
         """Stops the runs, which save, and waits for them."""
-        for child in multiprocessing.active_children():
-            with contextlib.suppress(ProcessLookupError):
-                # Not SIGINT, of which a worker that still imports would print a traceback.
-                os.kill(
-                    child.pid,  # type: ignore[arg-type]
-                    signal.SIGTERM,
-                )
-        concurrent.futures.wait(futures)
+        while True:  # again for a worker that had not begun its run yet
+            for child in multiprocessing.active_children():
+                with contextlib.suppress(ProcessLookupError):
+                    # Not SIGINT, of which a worker that still imports would print a traceback.
+                    os.kill(
+                        child.pid,  # type: ignore[arg-type]
+                        signal.SIGTERM,
+                    )
+            if not concurrent.futures.wait(futures, timeout=5).not_done:
+                return
 
     def close(self) -> None:
         """Ends the processes."""
         self._pool.shutdown(cancel_futures=True)
+
+
+def _begin_worker() -> None:
+    # The terminal's Ctrl-C is kept from the workers: `interrupt` passes it on.
+    os.setpgrp()
+    # An idle worker that dies takes the lock of the pool's queue with it, for which the others
+    # then wait for ever. A run handles the signal, and an idle worker ends by the pool's own word.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class ClusterPool:

@@ -1,5 +1,6 @@
 """A job that notes when it ran; its module imports little, as every new process imports it."""
 
+import signal
 import time
 
 
@@ -11,3 +12,22 @@ def note(log, name, seconds):
     with log.open("a") as file:
         file.write(f"end {name}\n")
     log.with_suffix(f".{name}").touch()
+
+
+def meet(own, other):
+    """Waits for another process to be here, too."""
+    own.touch()
+    while not other.exists():
+        time.sleep(0.05)
+
+
+def wait_for_a_stop(begun):
+    """A run as to signals: SIGTERM ends it, and it returns after a second, as if it saved."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        begun.touch()
+        time.sleep(600)
+    except KeyboardInterrupt:
+        time.sleep(1)
+    finally:
+        signal.signal(signal.SIGTERM, before)

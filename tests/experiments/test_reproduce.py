@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import noted
@@ -175,6 +176,26 @@ def test_jobs_of_one_directory_follow_each_other_and_the_plan_is_asked_again(tmp
         "second",
     ]
     assert third.done
+
+
+@pytest.mark.slow
+def test_an_idle_worker_does_not_hold_up_the_end(tmp_path):
+    """Two workers, and one has nothing to do when the runs are stopped. Were it to die of the
+    signal, the other would wait for ever for the lock that it holds while it waits for work."""
+    for i in range(3):
+        pool = batch.LocalPool(2)
+        places = [tmp_path / f"{i}_{worker}" for worker in range(2)]
+        both = [pool.submit(noted.meet, *order) for order in (places, places[::-1])]
+        assert all(future.exception(60) is None for future in both)
+        begun = tmp_path / str(i)
+        run = pool.submit(noted.wait_for_a_stop, begun)
+        while not begun.exists():
+            time.sleep(0.05)
+        ending = threading.Thread(target=lambda p=pool, r=run: (p.interrupt([r]), p.close()))
+        ending.start()
+        ending.join(60)
+        assert not ending.is_alive()
+        assert run.exception() is None
 
 
 def test_a_result_without_a_checkpoint_is_named_and_not_made_again(tmp_path):
