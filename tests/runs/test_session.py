@@ -47,7 +47,7 @@ def _refused(directory, message, config=TINY):
 def test_a_signal_whose_interrupt_compiled_code_loses_stops_all_the_same(
     run, monkeypatch, capfd, error
 ):
-    """TensorFlow's makes another error of one interrupt in ten, and drops a few without a word.
+    """TensorFlow's now and then makes another error of it, or drops it without a word.
     The iteration of such a signal is not kept: its numbers may be wrong."""
     whole = session.training.iterations
 
