@@ -17,7 +17,7 @@ import tqdm
 from absl import flags
 
 import trpo_repro.commands.quiet  # noqa: F401, before what imports TensorFlow
-from trpo_repro import cluster, config, presets, runs
+from trpo_repro import cluster, config, presets, runs, signals
 from trpo_repro.analysis import curves
 
 JOBS = flags.DEFINE_integer(
@@ -53,7 +53,11 @@ class Job(Protocol):
         """What it prints."""
 
     def job(self, cores: int) -> tuple[Callable[..., None], *tuple[Any, ...]]:
-        """Returns the function that does what is missing with so many cores, and its arguments."""
+        """Returns the function that does what is missing with so many cores, and its arguments.
+
+        Raises:
+          ValueError: it cannot be done.
+        """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,6 +165,7 @@ class Run:
         return total if self.done else most_steps(self, self.iterations), total
 
     def job(self, cores: int) -> tuple[Callable[..., None], *tuple[Any, ...]]:
+        self.check()
         share: dict[str, Any] = {"threads": cores}
         if self.config.is_atari:
             share = {"workers": cores if cores > 1 else 0}
@@ -221,7 +226,7 @@ class Script:
 
 def _run_script(python: str, command: Sequence[str], log: pathlib.Path) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a") as file, runs.stop_signals(signal.default_int_handler):
+    with log.open("a") as file, signals.interrupting():
         script = pathlib.Path(__file__).parent.parent / command[0]
         subprocess.run([python, str(script), *command[1:]], stdout=file, stderr=file, check=True)
 
@@ -365,11 +370,16 @@ def execute(plan: Callable[[], Sequence[Job]], address: str | None) -> None:
 
     finished_steps = progress.n = progress.initial = progress.last_print_n = tally()
     try:
-        with progress, runs.stop_signals(signal.default_int_handler):
+        with progress, signals.interrupting():
             while missing or active:
                 while len(active) < pool.jobs and (run := next_job()) is not None:
                     tried.add(run.label)
-                    function, *arguments = run.job(pool.cores)
+                    try:
+                        function, *arguments = run.job(pool.cores)
+                    except ValueError as refusal:
+                        failed.append(run)
+                        tqdm.tqdm.write(f"{run.name}: {refusal}")
+                        continue
                     active[pool.submit(function, *arguments)] = run
                     finished_steps = tally()
                 ended, _ = concurrent.futures.wait(
@@ -433,17 +443,10 @@ def _train(
     with (directory / "train.log").open("a") as log:
         os.dup2(log.fileno(), sys.stdout.fileno())
         os.dup2(log.fileno(), sys.stderr.fileno())
-    resume = (directory / "config.json").exists() and runs.can_resume(directory)
-    if not resume and (directory / "policy.npz").exists():
-        raise ValueError(
-            f"{directory} lacks iterations and has no checkpoint to resume from; move it away, and "
-            "it is made again"
-        )
     runs.run(
         settings,
         directory,
-        resume=resume,
-        replace=not resume,
+        resume=(directory / "config.json").exists(),
         stop_at=stop_at,
         evaluate_at=evaluate_at,
         command=command,

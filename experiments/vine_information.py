@@ -327,9 +327,7 @@ def main(_):
                 chosen, machine.map(_measure, sizes, chosen, JOBS.value), strict=True
             ):
                 done[subject[:2]] = rows
-            order = [subject[:2] for subject in found]
-            names = [*order, *(name for name in done if name not in order)]
-            every = [row for name in names for row in done.get(name, [])]
+            every = [row for rows in done.values() for row in rows]
             files.write_text(path, tables.csv_text(COLUMNS, every))
     finally:
         machine.close()

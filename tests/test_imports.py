@@ -13,6 +13,7 @@ ALLOWED = {
     "files": set(),
     "cluster": set(),
     "randomness": set(),
+    "signals": set(),
     "theory": set(),
     "optimization": {"settings"},
     "environments": {"settings"},
@@ -47,10 +48,11 @@ ALLOWED = {
         "policies",
         "randomness",
         "sampling",
+        "signals",
         "training",
     },
     "presets": {"config", "environments"},
-    "commands": {"analysis", "cluster", "config", "presets", "runs", "settings"},
+    "commands": {"analysis", "cluster", "config", "presets", "runs", "settings", "signals"},
     "analysis": {"environments", "estimation", "policies", "randomness", "sampling"},
 }
 

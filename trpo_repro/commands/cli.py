@@ -6,11 +6,12 @@ import pathlib
 import signal
 import sys
 import tempfile
-import types
 from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
 from absl import app, flags
+
+from trpo_repro import signals
 
 OUT = flags.DEFINE_string(
     "out", None, "Where to write; the script's first lines say where by default."
@@ -60,30 +61,17 @@ def run(
       main: main function of the script.
       help_text: what --help prints, in place of absl's list.
     """
-    interrupts: list[int] = []
-
-    def interrupt(number: int, _: types.FrameType | None) -> None:
-        interrupts.append(number)
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGINT, interrupt)
-    try:
-        app.run(main, flags_parser=lambda argv: _parse(argv, help_text))
-    except BrokenPipeError:  # the reader of this process's output has gone, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except Exception:
-        if not interrupts:
-            raise
-        # TensorFlow's compiled code now and then makes an error of its own of the interrupt.
-        _end_interrupted()
-    except KeyboardInterrupt:
-        _end_interrupted()
-
-
-def _end_interrupted() -> NoReturn:
-    print("stopped", file=sys.stderr)
-    sys.exit(130)
+    with signals.interrupting() as caught:
+        try:
+            app.run(main, flags_parser=lambda argv: _parse(argv, help_text))
+        except BrokenPipeError:  # the reader of this process's output has gone, as `head` does
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
+        except (Exception, KeyboardInterrupt) as error:
+            if not (caught or isinstance(error, KeyboardInterrupt)):
+                raise
+            print("stopped", file=sys.stderr)
+            sys.exit(130)
 
 
 def stop_after(seconds: float) -> None:

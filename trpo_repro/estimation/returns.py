@@ -79,7 +79,8 @@ def standardize(values: np.ndarray) -> np.ndarray:
     TRPO's step does not change with the scale of the advantages. Subtracting the mean is this
     project's choice (the paper is silent): E[∇log π] = 0, so only the variance changes.
     """
-    if np.ptp(values) == 0:  # their mean may be rounded, and its error is no advantage
-        return np.zeros_like(values)
     centered = values - values.mean()
-    return centered / centered.std()
+    deviation = centered.std()
+    if deviation == 0 or np.ptp(values) == 0:  # the mean of equal numbers may be rounded
+        return np.zeros_like(centered)
+    return centered / deviation

@@ -15,7 +15,6 @@ from trpo_repro.runs.session import (
     load_state,
     read_fields,
     run,
-    stop_signals,
 )
 
 __all__ = [
@@ -31,5 +30,4 @@ __all__ = [
     "run",
     "save_policy",
     "saved_iteration",
-    "stop_signals",
 ]

@@ -10,16 +10,14 @@ import pathlib
 import shutil
 import signal
 import sys
-import threading
 import time
-import types
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import tqdm
 from absl import logging
 
-from trpo_repro import environments, files, training
+from trpo_repro import environments, files, signals, training
 from trpo_repro.config import BLACK_BOX, Config, unused_settings
 from trpo_repro.runs import checkpoint, evaluations, metrics, provenance, saved_policies
 
@@ -73,7 +71,7 @@ def run(
     checkpoints, digest = directory / "checkpoints", _digest(config)
     state = None
     with contextlib.ExitStack() as stack:
-        caught = stack.enter_context(_interrupting_signals())
+        caught = stack.enter_context(signals.interrupting())
         try:
             trainer, state = _start(config, directory, stack, resume, replace, command)
             writer = metrics.Writer(directory, state.iteration)
@@ -86,7 +84,7 @@ def run(
             for after, row in training.iterations(trainer, state, stop_at):
                 outcomes[row["outcome"]] += 1
                 evaluated.after(trainer, after)
-                with _held_signals(caught):
+                with signals.held(caught):
                     if training.ended(config, after) or after.iteration == stop_at:
                         # Before the last line of metrics.csv, which tells that the run is done.
                         saved_policies.save_policy(directory / "policy.npz", trainer.policy, after)
@@ -96,13 +94,13 @@ def run(
                         saved_policies.save_policy(directory / HALF, trainer.policy, state)
                     checkpoint.save(checkpoints, state.iteration, state.to_arrays(), run=digest)
                 progress.report(row)
-            with _held_signals(caught):
+            with signals.held(caught):
                 _leave(config, directory, trainer, state)
         except BaseException as error:
             # A library's compiled code may turn the KeyboardInterrupt into an error of its own.
             if not (caught or isinstance(error, KeyboardInterrupt)):
                 raise
-            with stop_signals(signal.SIG_IGN):
+            with signals.handled(signal.SIG_IGN):
                 if state is not None:
                     checkpoint.save(checkpoints, state.iteration, state.to_arrays(), run=digest)
                     _leave(config, directory, trainer, state)
@@ -262,54 +260,6 @@ def _warn_of_refusals(outcomes: collections.Counter[str]) -> None:
             outcomes.total(),
             reasons,
         )
-
-
-@contextlib.contextmanager
-def stop_signals(handler) -> Iterator[None]:
-    """Handles SIGINT and SIGTERM with `handler`; other threads than the main cannot and do not."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {name: signal.signal(name, handler) for name in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for name, old in before.items():
-            signal.signal(name, old)
-
-
-@contextlib.contextmanager
-def _interrupting_signals() -> Iterator[list[int]]:
-    """Raises KeyboardInterrupt at SIGINT and SIGTERM; yields the numbers of those that came.
-
-    The list remembers what the exception may not: compiled code that calls Python, as TensorFlow's
-    does where it makes tensors, now and then drops an exception or raises another in its place.
-    """
-    caught: list[int] = []
-
-    def interrupt(number: int, _: types.FrameType | None) -> None:
-        caught.append(number)
-        raise KeyboardInterrupt
-
-    with stop_signals(interrupt):
-        yield caught
-
-
-@contextlib.contextmanager
-def _held_signals(caught: list[int]) -> Iterator[None]:
-    """Holds SIGINT and SIGTERM until the body is done: they would break an archive half-way.
-
-    Args:
-      caught: signals that came before, of which no body begins, and to which these are added.
-
-    Raises:
-      KeyboardInterrupt: a signal has come.
-    """
-    with stop_signals(lambda number, _: caught.append(number)):
-        if not caught:
-            yield
-    if caught:
-        raise KeyboardInterrupt
 
 
 def load_state(directory: pathlib.Path, config: Config | None = None) -> training.State:
