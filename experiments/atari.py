@@ -27,8 +27,7 @@ from trpo_repro import files, runs, training
 from trpo_repro.analysis import curves, plots, tables
 from trpo_repro.commands import cli
 
-flags.adopt_module_key_flags(batch)
-flags.declare_key_flag("out")
+flags.adopt_module_key_flags(listing)
 
 PUBLISHED = pathlib.Path("results") / published_scores.FILE
 AXES = {

@@ -2,11 +2,12 @@
 
 Each ratio compares two measurements alternated on this machine. With --peer_python, the
 interpreter of a virtual environment that holds SB3-contrib, whole-iteration speed is compared
-with its TRPO.
+with its TRPO's, at the number of threads, one or all, at which that is faster.
 """
 
 import dataclasses
 import json
+import os
 import pathlib
 import resource
 import statistics
@@ -21,6 +22,7 @@ import numpy as np
 from absl import flags
 from mujoco import rollout as mujoco_rollout
 
+import trpo_repro.commands.quiet  # noqa: F401, before what imports TensorFlow
 from trpo_repro import config as config_lib
 from trpo_repro import environments, presets, training
 from trpo_repro.algorithms import policy_update
@@ -57,6 +59,11 @@ def main(_):
         with cli.refused_errors():
             print(_peak_memory(task, int(steps)))
         return
+    peer = PEER_PYTHON.value
+    if peer and not os.access(peer, os.X_OK):
+        cli.refuse(f"--peer_python={peer} is no program; `make peers` makes .venv-peers/bin/python")
+    if peer and "mujoco" not in SECTION.value:
+        cli.refuse("--peer_python is not allowed without --section=mujoco")
     if "mujoco" in SECTION.value:
         _mujoco()
     if "atari" in SECTION.value:
@@ -81,7 +88,6 @@ def _mujoco() -> None:
         f"{stored / 2**20:.0f} MiB"
     )
     if PEER_PYTHON.value:
-        theirs = _peer_steps_per_second(PEER_PYTHON.value)
         batches = dataclasses.replace(
             presets.preset("paper", "Hopper-v5"), steps_per_iteration=500_000, path_length=1000
         )
@@ -89,7 +95,7 @@ def _mujoco() -> None:
             ("gae", presets.GAE, 40),
             ("paper, 500K steps", batches, 2),
         ):
-            ours = _iterations_per_second(config, iterations)
+            ours, theirs = _beside_peer(PEER_PYTHON.value, config, iterations)
             name = f"Hopper-v5 whole iterations ({preset}) / SB3-contrib TRPO"
             _report(f"{name} (steps per second)", ours, theirs, 6)
 
@@ -410,9 +416,24 @@ def _iterations_per_second(config: config_lib.Config, iterations: int) -> float:
     return iterations * config.steps_per_iteration / _seconds(lambda: list(steps))
 
 
-def _peer_steps_per_second(python: str) -> float:
+def _beside_peer(python: str, config: config_lib.Config, iterations: int) -> tuple[float, float]:
+    """Returns median steps per second of whole iterations, and of SB3-contrib's, in turns."""
+    rounds = [
+        (
+            _iterations_per_second(config, iterations),
+            _peer_steps_per_second(python, 1),
+            _peer_steps_per_second(python, len(os.sched_getaffinity(0))),
+        )
+        for _ in range(REPEATS)
+    ]
+    ours, one_thread, all_threads = map(statistics.median, zip(*rounds, strict=True))
+    return ours, max(one_thread, all_threads)
+
+
+def _peer_steps_per_second(python: str, threads: int) -> float:
     script = pathlib.Path(__file__).with_name("peer.py")
-    command = [python, str(script), "--task=Hopper-v5", f"--steps={20 * 2048}"]
+    command = [python, str(script), "--task=Hopper-v5", f"--steps={10 * 2048}"]
+    command.append(f"--threads={threads}")
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
         cli.refuse(f"{' '.join(command)} failed: {result.stderr.strip().splitlines()[-1]}")

@@ -27,8 +27,7 @@ from trpo_repro import files
 from trpo_repro.analysis import comparison, curves, intervals, plots, tables
 from trpo_repro.commands import cli
 
-flags.adopt_module_key_flags(batch)
-flags.declare_key_flag("out")
+flags.adopt_module_key_flags(listing)
 
 PEER = "sb3_contrib"
 PEER_SEEDS = 3

@@ -20,6 +20,7 @@ from trpo_repro.environments import cartpole, mujoco
 from trpo_repro.randomness import Key, Purpose
 from trpo_repro.sampling import single_path, vine
 
+flags.declare_key_flag("out")
 STATES = flags.DEFINE_integer("crn_states", 100, "States that branches start from.", lower_bound=2)
 REPEATS = flags.DEFINE_integer(
     "crn_repeats", 50, "Independent branch pairs from each state.", lower_bound=2

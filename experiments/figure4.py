@@ -24,8 +24,7 @@ from trpo_repro import files
 from trpo_repro.analysis import curves, intervals, plots, tables
 from trpo_repro.commands import cli
 
-flags.adopt_module_key_flags(batch)
-flags.declare_key_flag("out")
+flags.adopt_module_key_flags(listing)
 
 FINAL_FRACTION = 0.1  # of the iterations, at the end: what "final performance" is the mean of
 TITLES = {"cartpole": "Cart-pole", "swimmer": "Swimmer", "hopper": "Hopper", "walker": "Walker"}

@@ -27,6 +27,7 @@ from trpo_repro.randomness import Key
 from trpo_repro.sampling import single_path
 from trpo_repro.theory import bounds, mdp
 
+flags.declare_key_flag("out")
 PATHS = flags.DEFINE_integer("paths", 400, "Paths of each estimator and task.", lower_bound=10)
 ITERATIONS = 5  # of training, which made the policy
 COLUMNS = (

@@ -43,6 +43,7 @@ from trpo_repro.randomness import Key
 from trpo_repro.sampling import single_path
 from trpo_repro.training import factories
 
+flags.declare_key_flag("out")
 TASK = flags.DEFINE_multi_enum(
     "tasks", configs.KFAC_TASKS, configs.KFAC_TASKS, "Tasks; repeatable."
 )

@@ -1,16 +1,16 @@
-"""What the scripts of many runs share: --list, --run and --plot."""
+"""What the scripts of many runs share: their flags, --list, --run and --plot."""
 
-import dataclasses
 import fnmatch
 import shlex
 from collections.abc import Callable, Sequence
 
 from absl import flags
 
-from experiments import batch, train
-from trpo_repro import config
-from trpo_repro.commands import cli
+from experiments import batch
+from trpo_repro.commands import cli, train  # noqa: F401, whose --ray_address this reads
 
+for _name in ("jobs", "ray_address", "out"):
+    flags.declare_key_flag(_name)
 LIST = flags.DEFINE_bool("list", False, "Print the command of every run, and what is done.")
 RUN = flags.DEFINE_bool("run", False, "Run what is missing.")
 PLOT = flags.DEFINE_bool("plot", False, "Draw the figures and write the tables.")
@@ -33,7 +33,6 @@ def main(planned: Callable[[str], list[batch.Run]], draw: Callable[[], None]) ->
     """
     if not (LIST.value or RUN.value or PLOT.value):
         cli.refuse("give at least one of --list, --run and --plot")
-    refuse_flags_of_train()
     with cli.refused_errors():
         chosen = planned(ONLY.value)
         if LIST.value:
@@ -44,17 +43,6 @@ def main(planned: Callable[[str], list[batch.Run]], draw: Callable[[], None]) ->
             batch.execute(lambda: planned(ONLY.value), flags.FLAGS["ray_address"].value)
         if PLOT.value:
             draw()
-
-
-def refuse_flags_of_train() -> None:
-    """Ends the process with one line if a flag of train.py's is given."""
-    settings = (field.name for field in dataclasses.fields(config.Config))
-    for name in sorted({*train.OWN_FLAGS, *settings} - {"ray_address"}):
-        if flags.FLAGS[name].present:
-            cli.refuse(
-                f"--{name} is train.py's: the budget decides the settings, and runs continue where "
-                "they stopped"
-            )
 
 
 def show(chosen: Sequence[batch.Run]) -> None:

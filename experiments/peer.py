@@ -2,10 +2,10 @@
 
 .venv-peers/bin/python experiments/peer.py --task=Hopper-v5 --seed=1 --out=runs/peer_hopper_1
 
-Runs in an environment of its own (requirements-peers.txt) on one thread and imports nothing of this
-project. --out gets metrics.csv, a row a batch, with the wall-clock seconds of training, and
-peer.json with 100 evaluation episodes of the final policy and the versions. Without --out it
-prints the training steps a second.
+Runs in an environment of its own (requirements-peers.txt) and imports nothing of this project.
+--out gets metrics.csv, a row a batch, with the wall-clock seconds of training, and peer.json with
+100 evaluation episodes of the final policy and the versions. Without --out it prints the training
+steps a second.
 """
 
 import argparse
@@ -80,9 +80,10 @@ def main():
     parser.add_argument("--task", default="Hopper-v5", choices=list(SETTINGS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=1_000_000)
+    parser.add_argument("--threads", type=int, default=1, help="of PyTorch")
     parser.add_argument("--out", type=pathlib.Path)
     flags = parser.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(flags.threads)
     settings = SETTINGS[flags.task]
     normalized = bool(settings)
     environment = make(flags.task, flags.seed, 2 if normalized else 1)

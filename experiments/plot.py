@@ -12,6 +12,7 @@ from absl import flags
 from trpo_repro.analysis import plots
 from trpo_repro.commands import cli
 
+flags.declare_key_flag("out")
 RUNS = flags.DEFINE_multi_string(
     "runs",
     [],

@@ -22,7 +22,7 @@ from experiments import (
     published_scores,
     swimmer_study,
 )
-from trpo_repro import config, files, settings
+from trpo_repro import config, files, presets, settings
 from trpo_repro.analysis import curves, intervals, tables
 
 BEGIN, END = "<!-- begin: make report -->", "<!-- end: make report -->"
@@ -134,7 +134,7 @@ def _summary(
         ),
         "",
         "Figure 4's final reward per time step, paper against here (mean over seeds of the last "
-        "tenth of the iterations [95% bootstrap interval]):",
+        "tenth of the iterations [Student's 95% interval]):",
         "",
         *tables.markdown(
             ("task", "paper, read off", "single path", "vine", "budget"), _figure4_rows(runs)
@@ -161,8 +161,25 @@ def _figure4_rows(runs: Sequence[batch.Run]) -> Iterable[Sequence[str]]:
             cells.append(str(intervals.of_mean(figure4.final(found))))
             steps = np.mean([curves.read(_csv(run))["env_steps"][run.wanted - 1] for run in found])
             seeds = tables.counted(len(found), "seed")
-            budgets.append(f"{seeds} × {found[0].wanted} iterations, {_count(steps)}")
-        yield (*cells, "; ".join(dict.fromkeys(budgets)))
+            label = configs.ALGORITHMS[algorithm].label
+            budgets.append(
+                f"{label}: {seeds} × {found[0].wanted} iterations, {_count(steps)}"
+                f"{_less_than_table_2(found[0].config)}"
+            )
+        yield (*cells, "; ".join(budgets))
+
+
+def _less_than_table_2(run_config: config.Config) -> str:
+    """Returns how much less data an iteration has than Table 2 says; nothing where it has as
+    much."""
+    field, what = (
+        ("rollout_states", "rollout states")
+        if run_config.sampler == "vine"
+        else ("steps_per_iteration", "steps an iteration")
+    )
+    table_2 = presets.preset("paper", run_config.task, run_config.sampler)
+    here, there = getattr(run_config, field), getattr(table_2, field)
+    return "" if here == there else f", {here:,} {what} of Table 2's {there:,}"
 
 
 def _atari_rows(table: pathlib.Path) -> list[str]:
@@ -238,8 +255,8 @@ def _figure4_section(out: pathlib.Path, budget: str, runs: Sequence[batch.Run]) 
         f"![Figure 4 against simulator steps](figure4_{budget}_env_steps.png)",
         "",
         "Final: mean over seeds of the last tenth of the iterations, reward per time step, with "
-        "its 95% bootstrap interval. Length: mean episode length at the end, in steps. Of a sweep "
-        "the best is drawn. Where values have one seed and fewer iterations, these are the first "
+        "Student's 95% interval. Length: mean episode length at the end, in steps. Of a sweep the "
+        "best is drawn. Where values have one seed and fewer iterations, these are the first "
         "of two rounds, which chooses the value for the second; the first seed counts in both, "
         "which favors the methods that are swept. The numbers are in "
         f"[figure4_{budget}.csv](figure4_{budget}.csv).",
@@ -368,13 +385,16 @@ def _swimmer_study(directory: pathlib.Path) -> list[str]:
     path = directory / "judged.csv"
     if not path.exists():
         return []
-    rows = tables.read_csv(path)
+    groups: dict[tuple[str, ...], list[float]] = {}
+    for row in tables.read_csv(path):
+        key = tuple(row[name] for name in ("rewarded", "algorithm", "discount", "judged_by"))
+        groups.setdefault(key, []).append(float(row["reward_per_step"]))
     return [
         "## Swimmer: rewarded point and discount",
         "",
         "TRPO and CEM rewarded for the velocity of the root joint, as Gymnasium does, or of the "
         "center of mass; each final policy is judged by both rewards, per time step, in 50 "
-        "episodes a seed, acting by samples (mean over seeds [95% bootstrap interval, which of 3 "
+        "episodes a seed, acting by samples (mean over seeds [Student's 95% interval, which of 3 "
         "seeds is about their range]). CEM maximizes undiscounted returns. "
         "`python experiments/swimmer_study.py --run`.",
         "",
@@ -383,15 +403,8 @@ def _swimmer_study(directory: pathlib.Path) -> list[str]:
         *tables.markdown(
             ("rewarded point", "algorithm", "γ", "seeds", "judged by", "reward per time step"),
             (
-                (
-                    row["rewarded"],
-                    row["algorithm"],
-                    row["discount"],
-                    row["seeds"],
-                    row["judged_by"],
-                    f"{float(row['mean']):.3f} [{float(row['low']):.3f}, {float(row['high']):.3f}]",
-                )
-                for row in rows
+                (*setting, str(len(scores)), judge, str(intervals.of_mean(np.array(scores))))
+                for (*setting, judge), scores in groups.items()
             ),
         ),
         "",

@@ -132,9 +132,6 @@ UNITS: dict[str, Callable[[Plan], list[batch.Job]]] = {
     "gradient_variance": lambda plan: plan.script(
         "gradient_variance", ("gradient_variance/gradient_variance.csv",), minutes=5
     ),
-    "vine_information": lambda plan: plan.script(
-        "vine_information", ("vine/vine_information.png",), minutes=240
-    ),
     "swimmer_in_full": lambda plan: [
         *plan.figure4_until("swimmer/vine/*", None),
         *plan.figure4_until("swimmer/single_path/*", None),
@@ -156,6 +153,9 @@ UNITS: dict[str, Callable[[Plan], list[batch.Job]]] = {
         run for task in ("hopper", "walker") for run in plan.figure4(task, configs.ALGORITHMS)
     ],
     "atari_round_1": lambda plan: plan.atari("single_path", configs.ATARI_ROUND),
+    "vine_information": lambda plan: plan.script(
+        "vine_information", ("vine/vine_information.png",), minutes=240
+    ),
     "kfac": lambda plan: plan.script("kfac", ("kfac/kfac.csv", "kfac/kfac.png"), minutes=60),
     "atari_round_2": lambda plan: plan.atari("single_path", 2 * configs.ATARI_ROUND),
     "atari_round_3": lambda plan: plan.atari("single_path", 3 * configs.ATARI_ROUND),
@@ -226,7 +226,6 @@ def main(_):
     if not (listing.LIST.value or listing.RUN.value or REPORT.value):
         cli.refuse("give at least one of --list, --run and --report")
     default = "runs/reproduce_smoke" if listing.BUDGET.value == "smoke" else "results"
-    listing.refuse_flags_of_train()
     plan = Plan(listing.BUDGET.value, pathlib.Path(cli.OUT.value or default))
     with cli.refused_errors():
         if listing.LIST.value:

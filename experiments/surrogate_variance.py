@@ -23,6 +23,7 @@ from trpo_repro.estimation import estimators, returns, surrogates
 from trpo_repro.randomness import Key
 from trpo_repro.sampling import single_path, vine
 
+flags.declare_key_flag("out")
 GRADIENTS = flags.DEFINE_integer(
     "gradients", 40, "Sampled gradients of each estimator.", lower_bound=3
 )

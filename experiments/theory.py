@@ -19,6 +19,7 @@ from trpo_repro.commands import cli
 from trpo_repro.theory import bounds, mdp, natural_gradient, verification
 from trpo_repro.theory import policy_iteration as pi
 
+flags.declare_key_flag("out")
 PAIRS = flags.DEFINE_integer(
     "pairs", 2000, "Random pairs of policies that bounds are checked on.", lower_bound=1
 )

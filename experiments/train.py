@@ -16,8 +16,9 @@ from trpo_repro import config as config_lib
 from trpo_repro.analysis import plots
 from trpo_repro.commands import cli, train
 
+flags.adopt_module_key_flags(train)
+flags.declare_key_flag("jobs")
 SEEDS = flags.DEFINE_string("seeds", None, "Run several seeds: 1..5, or 1,4,7.")
-OWN_FLAGS = (*train.OWN_FLAGS, "seeds")
 
 
 def seeds_from_flag() -> list[int]:
@@ -70,13 +71,16 @@ def run_seeds(config: config_lib.Config, seeds: list[int], out: pathlib.Path) ->
 
 def main(arguments):
     if SEEDS.value is None:
+        if batch.JOBS.present:
+            cli.refuse("--jobs is not allowed without --seeds")
         train.main(arguments)
         return
+    with cli.refused_errors():
+        seeds = seeds_from_flag()
     config = train.begin()
     if config is None:
         return
     with cli.refused_errors():
-        seeds = seeds_from_flag()
         out = cli.output_directory(f"runs/{config.task}_{config.algorithm}")
         run_seeds(config, seeds, out)
 

@@ -36,6 +36,7 @@ from trpo_repro.randomness import Key, Purpose
 from trpo_repro.sampling import single_path, vine
 from trpo_repro.training import factories
 
+flags.declare_key_flag("out")
 GAMES = flags.DEFINE_multi_enum("games", ["pong", "breakout"], atari.games(), "Games; repeatable.")
 BATCHES = flags.DEFINE_integer(
     "batches", 20, "Batches of a sampler, four for each step.", lower_bound=8

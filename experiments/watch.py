@@ -20,6 +20,7 @@ import trpo_repro.commands.quiet  # noqa: F401, before what imports TensorFlow
 from trpo_repro import environments, files, runs
 from trpo_repro.commands import cli
 
+flags.declare_key_flag("out")
 RUN = flags.DEFINE_string("run", None, "Directory of the run.")
 SEED = flags.DEFINE_integer("seed", 0, "Seed of the episode.", lower_bound=0)
 STEPS = flags.DEFINE_integer("steps", 1000, "Steps to show at most.", lower_bound=1)

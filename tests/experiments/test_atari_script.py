@@ -74,8 +74,8 @@ def test_the_paper_budget_is_table_3():
     [
         (["--plot", "--budget=paper", "--out=nowhere"], "no run of the budget is in nowhere"),
         (["--list", "--only=chess*"], "--only=chess* matches no run"),
-        (["--run", "--seed=2"], "--seed is train.py's: the budget decides"),
-        (["--list", "--resume"], "--resume is train.py's"),
+        (["--run", "--seed=2"], "--seed is not a flag of this script, which has --budget, --jobs"),
+        (["--list", "--resume"], "--resume is not a flag of this script"),
     ],
 )
 def test_bad_input_is_one_line(script, arguments, message):

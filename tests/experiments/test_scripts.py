@@ -3,6 +3,8 @@
 import csv
 import dataclasses
 import json
+import pathlib
+import sys
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ import tensorflow as tf
 from absl.testing import flagsaver
 from helpers import assert_refused
 
-from experiments import common_random_numbers, kfac, surrogate_variance, theory
+from experiments import common_random_numbers, kfac, surrogate_variance, swimmer_study, theory
 from trpo_repro import presets, training
 
 
@@ -70,6 +72,10 @@ RUN = "results/swimmer/vine/seed_1"
         ("surrogate_variance", ["--gradients=2"], "gradients"),
         ("bench", ["--memory_of=Hopper-v5"], "must be TASK:STEPS"),
         ("bench", ["--memory_of=pong:1000"], "must be a divisor of the 1 paths"),
+        ("bench", ["--peer_python=nowhere"], "--peer_python=nowhere is no program"),
+        ("bench", ["--section=atari", f"--peer_python={sys.executable}"], "not allowed without"),
+        ("evaluate", ["--out=x"], "--out is not a flag of this script, which has --deterministic"),
+        ("reproduce", ["--list", "--only=x"], "--only is not a flag of this script"),
         ("tune", ["--seeds=a"], "--seeds=a is not allowed: must be like 11,12"),
         ("tune", ["--tasks=hoper"], "unknown task 'hoper'"),
         ("tune", ["--tasks=pong"], "preset=gae is not allowed with Atari games"),
@@ -96,6 +102,23 @@ def test_bad_input_is_one_line(script, name, arguments, message):
 def test_bench_measures_memory(script):
     measured = script("bench", "--memory_of=Hopper-v5:1000")
     assert int(measured.stdout) > 2**28  # TensorFlow alone
+
+
+def test_policies_of_the_swimmer_study_are_judged_once(tmp_path, monkeypatch):
+    """With the committed table there is nothing to judge; a policy that it lacks is judged."""
+    study = pathlib.Path("results/swimmer_study")
+    chosen = swimmer_study.planned("medium", study, "swimmer/cem/*")
+    head, *rows = (study / "judged.csv").read_text().splitlines(keepends=True)
+    ours = [row for row in rows if row.startswith("center of mass,cem,")]
+    assert len(ours) == 6  # 3 seeds by 2 rewards
+    (tmp_path / "judged.csv").write_text("".join([head, *ours[1:]]))
+    asked = []
+    monkeypatch.setattr(swimmer_study, "judged", lambda run, task: asked.append(task) or 0.125)
+    swimmer_study.plot(chosen, tmp_path)
+    assert asked == ["swimmer_root_joint"]
+    written = (tmp_path / "judged.csv").read_text().splitlines(keepends=True)
+    assert written[2:] == ours[1:]
+    assert written[1].endswith("root joint,0.125\n")
 
 
 def test_kfacs_gain_is_the_improvement_at_the_kl_limit():

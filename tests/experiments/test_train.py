@@ -177,6 +177,7 @@ def test_wrong_seeds_are_refused(text):
 def test_seeds_go_with_no_seed(script):
     result = script("train", "--task=cartpole", "--seeds=1..2", "--seed=1")
     assert_refused(result, "--seed is not allowed with --seeds")
+    assert_refused(script("train", "--jobs=2"), "--jobs is not allowed without --seeds")
 
 
 @pytest.mark.parametrize("text", ["3", "h", "", "1d", "m3"])

@@ -72,6 +72,13 @@ def test_a_resumed_run_makes_those_again_that_it_goes_back_behind(tmp_path, eval
     assert path.read_text() == (evaluated / evaluations.FILE).read_text()
 
 
+def test_an_iteration_that_is_past_is_refused(tmp_path, evaluated):
+    shutil.copytree(evaluated, tmp_path, dirs_exist_ok=True)
+    longer = dataclasses.replace(CONFIG, iterations=5)
+    with pytest.raises(ValueError, match="evaluate_at=3 is not allowed: the run is past it, at 4"):
+        runs.run(longer, tmp_path, resume=True, evaluate_at=(1, 3, 5))
+
+
 def test_a_damaged_file_is_named(tmp_path, evaluated):
     shutil.copytree(evaluated, tmp_path, dirs_exist_ok=True)
     (tmp_path / evaluations.FILE).write_text("iteration\n1\n")

@@ -1,6 +1,10 @@
-"""Estimates with 95% bootstrap intervals: no number without its range."""
+"""Estimates with 95% intervals: no number without its range.
 
-import warnings
+Over a few seeds they are Student's, Welch's and Fieller's, as a bootstrap of 3 seeds covers the
+mean in 76% of cases in place of 95% (tests/analysis/test_intervals.py); over many states, paths
+or batches they are of the bootstrap.
+"""
+
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -45,34 +49,68 @@ class Interval(NamedTuple):
 
 
 def of_mean(values: np.ndarray) -> Interval:
-    """Returns the mean of [S] values, one a seed."""
-    return Interval(*map(float, across_seeds(values[:, None], np.random.default_rng(0))[:, 0]))
-
-
-def of_two_means(
-    first: np.ndarray, second: np.ndarray, function: Callable[[np.ndarray, np.ndarray], np.ndarray]
-) -> Interval:
-    """Returns a function of the means of two independent groups of seeds.
-
-    Args:
-      first: [S] values, one a seed.
-      second: [S'] values.
-      function: maps two arrays of means, elementwise.
-    """
-    interval = stats.bootstrap(
-        (first, second),
-        lambda a, b, axis=-1: function(a.mean(axis=axis), b.mean(axis=axis)),
-        method="percentile",
-        n_resamples=RESAMPLES,
-        rng=np.random.default_rng(0),
-    ).confidence_interval
-    value = float(function(first.mean(), second.mean()))
-    return Interval(value, float(interval.low), float(interval.high))
+    """Returns the mean of [S] values, one a seed, with Student's interval."""
+    return Interval(*map(float, across_seeds(values[:, None])[:, 0]))
 
 
 def of_difference(first: np.ndarray, second: np.ndarray) -> Interval:
-    """Returns mean(first) − mean(second), each [S] values, one a seed."""
-    return of_two_means(first, second, lambda a, b: a - b)
+    """Returns mean(first) − mean(second) of independent seeds, with Welch's interval.
+
+    Args:
+      first: [S] values, one a seed, S ≥ 2.
+      second: [S'] values, S' ≥ 2.
+    """
+    difference = float(first.mean() - second.mean())
+    variance, degrees = _welch(_variance_of_mean(first), _variance_of_mean(second), first, second)
+    half = float(_student(degrees) * np.sqrt(variance))
+    return Interval(difference, difference - half, difference + half)
+
+
+def of_ratio(first: np.ndarray, second: np.ndarray) -> Interval:
+    """Returns mean(first) / mean(second) of independent seeds, with Fieller's interval.
+
+    It holds the ratios r at which mean(first) − r mean(second) is 0 by Student's interval, with
+    Welch's degrees of freedom at the estimate (Fieller, 1954), and is of all numbers where
+    mean(second) may be 0.
+
+    Args:
+      first: [S] values, one a seed, S ≥ 2.
+      second: [S'] values, S' ≥ 2.
+    """
+    one, other = float(first.mean()), float(second.mean())
+    ratio = one / other
+    own, variance = _variance_of_mean(first), _variance_of_mean(second)
+    _, degrees = _welch(own, ratio**2 * variance, first, second)
+    square = _student(degrees) ** 2
+    leading = other**2 - square * variance
+    if leading <= 0:
+        return Interval(ratio, -np.inf, np.inf)
+    # Roots of leading r² − 2 one other r + (one² − square own); the root is real as leading > 0.
+    center = one * other / leading
+    inside = square * (own * leading + one**2 * variance)
+    half = float(np.sqrt(inside)) / leading
+    return Interval(ratio, center - half, center + half)
+
+
+def _variance_of_mean(values: np.ndarray) -> float:
+    if len(values) < 2:
+        raise ValueError("an interval needs two values or more, got one")
+    return float(values.var(ddof=1)) / len(values)
+
+
+def _welch(one: float, other: float, first, second) -> tuple[float, float]:
+    """Returns the sum of two variances of means and its degrees of freedom."""
+    total = one + other
+    if total == 0:
+        return 0.0, 1.0  # all seeds agree: the interval is the point, whatever the degrees
+    # Shares, as the squares of small variances would underflow.
+    share = one / total
+    return total, 1 / (share**2 / (len(first) - 1) + (1 - share) ** 2 / (len(second) - 1))
+
+
+def _student(degrees):
+    """Returns how many standard errors a 95% interval reaches to each side."""
+    return stats.t.ppf(0.975, degrees)
 
 
 def of_statistic(
@@ -106,34 +144,19 @@ def of_table(
     return Interval(float(statistic(table)), *map(float, np.quantile(drawn, [0.025, 0.975])))
 
 
-def across_seeds(curves: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Returns mean and 95% percentile-bootstrap interval over seeds.
+def across_seeds(curves: np.ndarray) -> np.ndarray:
+    """Returns the mean over seeds with Student's 95% interval.
 
     Args:
       curves: [S, I], one curve a seed; NaN where a seed has no value.
-      generator: random numbers of the resampling.
 
     Returns:
-      [3, I]: mean, lower and upper end; the ends are NaN for a single seed.
+      [3, I]: mean, lower and upper end; the ends are NaN where fewer than two seeds have a value,
+      and so is the mean where none has.
     """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Mean of empty slice")  # no seed has a value: NaN
-        warnings.filterwarnings("ignore", category=stats.DegenerateDataWarning)  # all equal
-        return _mean_and_interval(curves, generator)
-
-
-def _mean_and_interval(curves, generator):
-    mean = np.nanmean(curves, axis=0)
-    if len(curves) == 1:
-        return np.stack([mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan)])
-    interval = stats.bootstrap(
-        (curves,),
-        np.nanmean,
-        axis=0,
-        n_resamples=RESAMPLES,
-        method="percentile",
-        rng=generator,
-    ).confidence_interval
-    # SciPy has no interval where all seeds agree; it is the point itself.
-    low, high = (np.where(np.isnan(end), mean, end) for end in (interval.low, interval.high))
-    return np.stack([mean, low, high])
+    count = np.isfinite(curves).sum(axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):  # too few seeds: NaN
+        mean = np.nansum(curves, axis=0) / count
+        variance = np.nansum((curves - mean) ** 2, axis=0) / (count - 1)
+        half = _student(count - 1) * np.sqrt(variance / count)
+    return np.stack([mean, mean - half, mean + half])

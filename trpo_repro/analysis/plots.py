@@ -36,7 +36,7 @@ def learning_curves(
     with_episode_length: Collection[str] = (),
     columns: int = 2,
 ) -> None:
-    """Draws one curve a group: mean and 95% bootstrap interval over its runs.
+    """Draws one curve a group: mean and Student's 95% interval over its runs.
 
     Args:
       panels: title → label → run directories; a label, up to a comma, has the same color in
@@ -54,7 +54,6 @@ def learning_curves(
     Raises:
       ValueError: there is no run, or one has no rows or lacks a column.
     """
-    generator = np.random.default_rng(0)
     panels = {title: groups for title, groups in panels.items() if groups}
     if not panels:
         raise ValueError("there is no run to draw")
@@ -86,7 +85,7 @@ def learning_curves(
             longest = (lengths or {}).get(title)
             curve = axes, runs, label, style
             band = 0.2 if len(groups) <= 4 else 0.1  # of opacity: many overlap
-            _draw_curve(*curve, x=x, y=column, generator=generator, longest=longest, band=band)
+            _draw_curve(*curve, x=x, y=column, longest=longest, band=band)
         for i, (label, height) in enumerate((levels or {}).get(heading, {}).items()):
             axes.axhline(height, color="gray", linestyle=("--", ":")[i % 2], label=label)
         axes.set(title=heading, xlabel=labels.get(x, x), ylabel=labels.get(column, column))
@@ -100,7 +99,7 @@ def learning_curves(
     for axes in grid.flat[len(drawn) :]:
         axes.remove()
     if any(len(runs) > 1 for groups in panels.values() for runs in groups.values()):
-        canvas.supxlabel("bands: 95% bootstrap interval of the mean over seeds", fontsize=8)
+        canvas.supxlabel("bands: Student's 95% interval of the mean over seeds", fontsize=8)
     canvas.savefig(output, dpi=150 if rows <= 4 else 100)  # a file stays below 2 MB
 
 
@@ -146,7 +145,7 @@ def ranges(
     canvas.savefig(output, dpi=150)
 
 
-def _draw_curve(axes, runs, label, style, *, x, y, generator, longest, band):
+def _draw_curve(axes, runs, label, style, *, x, y, longest, band):
     """Draws mean and interval over the runs of one setting, up to the shortest run's end."""
     read = [curves.read(run / "metrics.csv") for run in runs]
     for run, table in zip(runs, read, strict=True):
@@ -159,7 +158,7 @@ def _draw_curve(axes, runs, label, style, *, x, y, generator, longest, band):
     length = min(length, longest or length)
     values = np.stack([table[y][:length] for table in read])
     horizontal = np.mean([table[x][:length] for table in read], axis=0)
-    mean, low, high = intervals.across_seeds(values, generator)
+    mean, low, high = intervals.across_seeds(values)
     seeds = tables.counted(len(runs), "seed")
     axes.plot(horizontal, mean, **style, label=f"{label} ({seeds})", linewidth=1.5)
     axes.fill_between(horizontal, low, high, color=style["color"], alpha=band, linewidth=0)

@@ -57,13 +57,16 @@ def run(
 ) -> NoReturn:
     """Runs a script's main; an unknown flag, a bad value or a stray argument is one line.
 
+    A script reads its key flags, which --help shows: those that its module defines or declares.
+    Others, which modules that it imports define, are refused like unknown ones.
+
     Args:
       main: main function of the script.
       help_text: what --help prints, in place of absl's list.
     """
     with signals.interrupting() as caught:
         try:
-            app.run(main, flags_parser=lambda argv: _parse(argv, help_text))
+            app.run(main, flags_parser=lambda argv: _parse(argv, main.__module__, help_text))
         except BrokenPipeError:  # the reader of this process's output has gone, as `head` does
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
@@ -93,7 +96,7 @@ def seconds(text: str) -> float:
         raise ValueError(f"{text!r} is no time: must be like 90s, 30m or 2h") from None
 
 
-def _parse(argv: Sequence[str], help_text: Callable[[], str] | None) -> list[str]:
+def _parse(argv: Sequence[str], module: str, help_text: Callable[[], str] | None) -> list[str]:
     helps = ("--help", "-h", "-help")
     wants_help = help_text is not None and any(arg in helps for arg in argv)
     try:
@@ -106,6 +109,16 @@ def _parse(argv: Sequence[str], help_text: Callable[[], str] | None) -> list[str
         refuse(str(error))
     except SystemExit:  # after --help; absl's exit code is 1
         sys.exit(0)
+    # absl names the module of the script itself after its file.
+    key_flags = flags.FLAGS.get_key_flags_for_module(argv[0] if module == "__main__" else module)
+    read = {flag.name for flag in key_flags}
+    for name in flags.FLAGS:
+        defined_by = flags.FLAGS.find_module_defining_flag(name) or ""
+        is_ours = defined_by.startswith(("trpo_repro.", "experiments."))
+        if is_ours and name not in read and flags.FLAGS[name].present:
+            refuse(
+                f"--{name} is not a flag of this script, which has --{', --'.join(sorted(read))}"
+            )
     if len(rest) > 1:
         refuse(f"unexpected argument {rest[1]!r}; flags look like --name=value")
     return rest

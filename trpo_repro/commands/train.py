@@ -21,6 +21,7 @@ from trpo_repro.analysis import plots
 from trpo_repro.commands import cli
 from trpo_repro.runs import checkpoint
 
+flags.declare_key_flag("out")
 flags.DEFINE_enum("preset", "paper", presets.PRESETS, "Settings that the other flags amend.")
 flags.DEFINE_bool(
     "resume",

@@ -41,7 +41,7 @@ class Evaluations:
           completed: iterations that the run has.
 
         Raises:
-          ValueError: the file is damaged.
+          ValueError: the file is damaged, or the run is past an iteration to be evaluated.
         """
         self._path = directory / FILE
         self._at = frozenset(at)
@@ -51,6 +51,11 @@ class Evaluations:
         if any(len(row) != len(COLUMNS) or not row[0].isdigit() for row in rows):
             raise ValueError(f"{self._path} is damaged: its rows are not {', '.join(COLUMNS)}")
         self._rows: list[list] = [row for row in rows if int(row[0]) <= completed]
+        past = {n for n in self._at if n <= completed} - {int(row[0]) for row in self._rows}
+        if past:
+            raise ValueError(
+                f"evaluate_at={min(past)} is not allowed: the run is past it, at {completed}"
+            )
         if len(self._rows) < len(rows):
             metrics.write_rows(self._path, [COLUMNS, *self._rows])
 
