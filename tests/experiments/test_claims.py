@@ -320,6 +320,17 @@ def test_scattered_marks_are_no_verdict(tmp_path):
     assert _verdict(tmp_path, "C1").verdict == claims.UNDECIDED
 
 
+def test_a_method_that_may_be_better_is_no_verdict(tmp_path):
+    """CMA's seeds spread as widely as they would have to, to be better than TRPO by a fifth."""
+    _world(tmp_path)
+    for run in figure4.planned("medium", tmp_path, "swimmer/cma*"):
+        if run.done:
+            count = run.wanted
+            _write_curve(run, np.linspace(0, 0.05 + 0.02 * run.config.seed, count))
+    verdict = _verdict(tmp_path, "C1")
+    assert (verdict.verdict, verdict.parts[claims.UNDECIDED]) == (claims.UNDECIDED, ["swimmer"])
+
+
 def test_too_few_seeds_are_no_verdict(tmp_path):
     _world(tmp_path, seeds=claims.MIN_SEEDS - 1)
     for name, verdict in claims.judge(claims.Results(tmp_path), LEARNING).items():
