@@ -710,12 +710,18 @@ def judge(results: Results, names: Iterable[str] = tuple(CLAIMS)) -> dict[str, V
     return verdicts
 
 
-def draw(results: Results, path: pathlib.Path) -> bool:
-    """Draws the curves that each claim on learning is judged by; returns whether there are any."""
+def draw(results: Results, path: pathlib.Path, kind: str) -> bool:
+    """Draws the curves that claims on learning are judged by; returns whether there are any.
+
+    Args:
+      results: what they are judged by.
+      path: PNG to write.
+      kind: what the names of the claims begin with: C, or Q for questions.
+    """
     panels: dict[str, dict[str, list[pathlib.Path]]] = {}
-    lengths, with_length = {}, []
+    lengths, levels, with_length = {}, {}, []
     for claim, (tasks, algorithms) in CURVES.items():
-        for task in tasks:
+        for task in tasks if claim.startswith(kind) else ():
             best_by = figure4.mean_over_iterations if claim in BY_SPEED else figure4.final
             found = {
                 name: best for name in algorithms if (best := results.best(task, name, best_by))
@@ -724,9 +730,10 @@ def draw(results: Results, path: pathlib.Path) -> bool:
                 continue
             title = f"{claim}: {figure4.TITLES[task]}"
             panels[title] = {
-                configs.ALGORITHMS[name].label: [run.directory for run in best]
-                for name, best in found.items()
+                figure4.label(best[0]): [run.directory for run in best] for best in found.values()
             }
+            if claim == "C1" and task in SOLVED:
+                levels[title] = {"mark": SOLVED[task]}
             lengths[title] = max(best[0].wanted for best in found.values())
             if task in ("hopper", "walker"):
                 with_length.append(title)
@@ -736,6 +743,7 @@ def draw(results: Results, path: pathlib.Path) -> bool:
             path,
             y="reward_per_step",
             lengths=lengths,
+            levels=levels,
             with_episode_length=with_length,
             columns=4,
         )

@@ -135,9 +135,7 @@ def draw(chosen: Sequence[Run], file: pathlib.Path, x: str) -> None:
         title = batch.panel_title(TITLES[task], drawn)
         if missing := len(algorithms) - len(found):
             title += f"\n{missing} of {len(algorithms)} methods not run yet"
-        panels[title] = {
-            _label(runs[0]): [run.directory for run in runs] for runs in found.values()
-        }
+        panels[title] = {label(runs[0]): [run.directory for run in runs] for runs in found.values()}
         lengths[title] = max(run.wanted for run in drawn)
         if task in ("hopper", "walker"):
             with_length.append(title)
@@ -166,7 +164,7 @@ def drawable(chosen: Sequence[Run], task: str, algorithm: str) -> list[Run]:
     return [run for run in runs if run.iterations >= max(2, longest / 2)]
 
 
-def _label(run: Run) -> str:
+def label(run: Run) -> str:
     """Returns a curve's name, with what was chosen by a sweep."""
     algorithm = configs.ALGORITHMS[run.algorithm]
     if algorithm.sweep is None:

@@ -26,6 +26,7 @@ from trpo_repro import config, files, presets, settings
 from trpo_repro.analysis import curves, intervals, tables
 
 BEGIN, END = "<!-- begin: make report -->", "<!-- end: make report -->"
+CLAIM_FIGURES = {"C": "claims.png", "Q": "questions.png"}
 # What the paper's Figure 4 shows at the end of vine and single path, in reward per time step.
 PAPER_FIGURE4 = {
     "cartpole": "10, the top of the axis",
@@ -62,8 +63,9 @@ def write(out: pathlib.Path, budget: str, readme: pathlib.Path | None) -> list[p
     tasks = benchmark.planned(budget, out)
     if any(run.iterations > 1 for run in tasks):
         written += benchmark.plot(tasks, out)
-    if claims.draw(claims.Results(out, budget), out / "claims.png"):
-        written.append(out / "claims.png")
+    for kind, name in CLAIM_FIGURES.items():
+        if claims.draw(claims.Results(out, budget), out / name, kind):
+            written.append(out / name)
     for path, text in texts(out, budget, readme).items():
         files.write_text(path, text)
         written.append(path)
@@ -242,8 +244,9 @@ def _claims_section(out: pathlib.Path, verdicts: Mapping[str, claims.Verdict]) -
         *claims.table(verdicts).splitlines(),
         "",
     ]
-    if (out / "claims.png").exists():
-        lines += ["![The curves that the claims on learning are judged by](claims.png)", ""]
+    for name in CLAIM_FIGURES.values():
+        if (out / name).exists():
+            lines += [f"![The curves that the claims on learning are judged by]({name})", ""]
     return lines
 
 

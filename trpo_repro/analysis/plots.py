@@ -71,7 +71,9 @@ def learning_curves(
     ]
     columns = min(len(drawn), columns)
     rows = -(-len(drawn) // columns)
-    canvas = figure.Figure(figsize=(5.6 * columns, 3.7 * rows), layout="constrained")
+    most = max(map(len, panels.values()))
+    size = (5.6 * columns, (3.7 + 0.2 * min(most, 4)) * rows)
+    canvas = figure.Figure(figsize=size, layout="constrained")
     grid = canvas.subplots(rows, columns, squeeze=False)
     colors = list(
         dict.fromkeys(label.partition(",")[0] for groups in panels.values() for label in groups)
@@ -95,7 +97,10 @@ def learning_curves(
         else:
             axes.xaxis.set_major_locator(ticker.MaxNLocator(steps=[1, 2, 5, 10], integer=True))
         axes.grid(alpha=0.3)
-        axes.legend(loc="best", fontsize="small", frameon=False)
+        # Beneath, where it crosses no curve.
+        beneath = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16)}
+        many = 1 if len(axes.get_legend_handles_labels()[0]) <= 3 else 2
+        axes.legend(**beneath, ncols=many, fontsize="small", frameon=False)
     for axes in grid.flat[len(drawn) :]:
         axes.remove()
     if any(len(runs) > 1 for groups in panels.values() for runs in groups.values()):
