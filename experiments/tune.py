@@ -167,7 +167,7 @@ def _write(study, out: pathlib.Path, optuna) -> None:
     ]
     files.write_text(out / "trials.csv", tables.csv_text(columns, rows))
     best = study.best_trial
-    settings = " ".join(f"--{name}={value:g}" for name, value in best.params.items())
+    settings = " ".join(f"--{name}={value}" for name, value in best.params.items())
     commands = [
         f"python experiments/train.py --task={task} --preset=gae {settings}" for task in TASKS.value
     ]

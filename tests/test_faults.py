@@ -26,13 +26,14 @@ pytestmark = pytest.mark.faults
 ROOT = pathlib.Path(__file__).parent.parent
 KILLS = 8
 
-_SMALL = {"steps_per_iteration": 2000, "iterations": 40, "seed": 5}
-_SEARCH = {"population": 20, "iterations": 40, "seed": 5}
+# Long enough not to be over before the last kill: a kill lets an iteration pass, and half a second.
+_SMALL = {"steps_per_iteration": 2000, "iterations": 120, "seed": 5}
+_SEARCH = {"population": 20, "iterations": 120, "seed": 5}
 RUNS = {
     "cart-pole": dataclasses.replace(presets.preset("paper", "cartpole"), **_SMALL),
     "swimmer, vine": dataclasses.replace(
         presets.preset("paper", "swimmer", "vine"),
-        iterations=25,
+        iterations=100,
         seed=5,
         trunks=4,
         path_length=200,
@@ -40,13 +41,14 @@ RUNS = {
         rollout_length=20,
     ),
     "Hopper-v5, gae": dataclasses.replace(
-        presets.preset("gae", "Hopper-v5"), **{**_SMALL, "steps_per_iteration": 2048}
+        presets.preset("gae", "Hopper-v5"),
+        **{**_SMALL, "iterations": 80, "steps_per_iteration": 2048},
     ),
     "cem": dataclasses.replace(presets.preset("paper", "cartpole", algorithm="cem"), **_SEARCH),
     "cma": dataclasses.replace(presets.preset("paper", "cartpole", algorithm="cma"), **_SEARCH),
     "rwr": dataclasses.replace(presets.preset("paper", "cartpole"), algorithm="rwr", **_SMALL),
     "pong on 2 workers": short_pong(
-        iterations=8, steps_per_iteration=400, path_length=100, workers=2
+        iterations=30, steps_per_iteration=400, path_length=100, workers=2
     ),
 }
 
@@ -152,6 +154,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {resource.RLIM_INFINITY}))"""
         process = _session(config, directory, limit)
         process.communicate(timeout=120)
         assert _rows(directory) >= rows
+        assert _done(config, directory) == (size > largest)  # the others meet the limit
         assert_equal(whole, _finish(config, directory))
     record_property("sizes of a full disk with no differing bit", len(sizes))
 
