@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -60,7 +61,7 @@ def main(_):
             print(_peak_memory(task, int(steps)))
         return
     peer = PEER_PYTHON.value
-    if peer and not os.access(peer, os.X_OK):
+    if peer and not shutil.which(peer):
         cli.refuse(f"--peer_python={peer} is no program; `make peers` makes .venv-peers/bin/python")
     if peer and "mujoco" not in SECTION.value:
         cli.refuse("--peer_python is not allowed without --section=mujoco")

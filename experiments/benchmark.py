@@ -414,9 +414,9 @@ def _peer_section(runs: Sequence[batch.Run], out: pathlib.Path) -> list[str]:
         "## Beside SB3-contrib's TRPO, on this machine",
         "",
         "rl-zoo3's settings, 3 seeds, a million steps; scores are of the last 100 training "
-        "episodes. Times are of two runs side by side, ours of sampling and updates, the peer's "
-        "by the clock to the end of its last batch. The verdict is by the interval of the "
-        "difference of the means.",
+        "episodes. Times are of two runs side by side, a thread each, ours of sampling and "
+        "updates, the peer's by the clock to the end of its last batch. The verdict is by Welch's "
+        "interval of the difference of the means.",
         "",
         *tables.markdown(
             (
@@ -436,7 +436,8 @@ def _peer_section(runs: Sequence[batch.Run], out: pathlib.Path) -> list[str]:
         *_time_to(LEVEL, runs, out),
         f"Over the {len(rows)} tasks, in units of SB3-contrib's mean score: interquartile mean "
         f"{middle[0]} to {middle[1]}; the probability that a run of ours scores above one of "
-        f"SB3-contrib's is {improvement}. Fraction of runs above a level:",
+        f"SB3-contrib's is {improvement} (95% intervals of a bootstrap over seeds within tasks). "
+        "Fraction of runs above a level:",
         "",
         *tables.markdown(
             ("level", *(f"{level:g}" for level in levels)),
@@ -528,7 +529,9 @@ def _ranges(ours, compared):
                     ends = [float(row[f"published_{end}"] or np.nan) for end in ("low", "high")]
                     number = intervals.Interval(row["published"], *ends)
                     source = row["source"].partition("(")[0].strip()
-                    rows.append((f"{source}: {row['version']}, {rule}", number, False))
+                    version = row["version"].partition("-")[2]
+                    name = f"{source}, {version}" if version else source
+                    rows.append((f"{name}: {rule}", number, False))
         panels[f"{task}, {_steps(steps)} steps"] = rows
     return panels
 

@@ -33,7 +33,8 @@ UNKNOWN = "not enough data"
 CRITERIA = """Final performance is the mean reward per time step of the last tenth of iterations;
 learning speed is the mean over all iterations of the gain over the untrained policy; of a sweep,
 each is of the value that is best by it. Ranges of these are 95% intervals over seeds, of normal
-values: Student's of a mean, Welch's of a difference, Fieller's of a ratio."""
+values: Student's of a mean, and of a difference seed by seed, since runs of a seed begin with the
+same policy; Fieller's of a ratio, seed by seed."""
 ROUNDING = 1e-9  # of the scale of returns: what two linear solves may disagree by
 
 
@@ -158,7 +159,8 @@ class Results:
         if sweep is None:
             return Setting("", at_edge=False)
         field, values = sweep
-        chosen = getattr(self._fastest_runs(task, algorithm)[0].config, field)
+        fastest = self.runs(task, algorithm, figure4.mean_over_iterations)
+        chosen = getattr(fastest[0].config, field)
         at_edge = chosen in (min(values), max(values))
         text = f" at {configs.SWEPT[field]} = {chosen:g}"
         return Setting(text + " (the edge of its sweep)" * at_edge, at_edge)
@@ -171,17 +173,26 @@ class Results:
         """Returns the mean reward per time step of the first iteration's policies."""
         return float(np.nanmean(figure4.seed_curves(self.runs(task, "single_path"))[:, 0]))
 
-    def speed(self, task: str, algorithm: str) -> np.ndarray:
-        """Returns each seed's mean gain over the untrained policy, [S], at the fastest setting."""
-        runs = self._fastest_runs(task, algorithm)
-        return figure4.mean_over_iterations(runs) - self.untrained(task)
+    def pairs(
+        self, task: str, first: str, second: str, performance: Performance = figure4.final
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the performance of two algorithms in the seeds that both have, [S] each.
 
-    def _fastest_runs(self, task: str, algorithm: str) -> list[figure4.Run]:
-        return self.runs(task, algorithm, figure4.mean_over_iterations)
+        Raises:
+          NotEnoughDataError: these are fewer than MIN_SEEDS.
+        """
+        both = [self.runs(task, name, performance) for name in (first, second)]
+        seeds = {run.config.seed for run in both[0]} & {run.config.seed for run in both[1]}
+        if len(seeds) < MIN_SEEDS:
+            raise NotEnoughDataError(
+                f"{len(seeds)} of {MIN_SEEDS} seeds that {task}/{first} and {second} share"
+            )
+        one, other = ([run for run in runs if run.config.seed in seeds] for runs in both)
+        return performance(one), performance(other)
 
 
 def _relative_difference(first: np.ndarray, second: np.ndarray) -> intervals.Interval:
-    """Returns mean(first) / mean(second) − 1.
+    """Returns mean(first) / mean(second) − 1, of pairs.
 
     Raises:
       NotEnoughDataError: the interval of mean(second) reaches 0, where the ratio means nothing.
@@ -189,16 +200,21 @@ def _relative_difference(first: np.ndarray, second: np.ndarray) -> intervals.Int
     reference = intervals.of_mean(second)
     if not reference.above(0):
         raise NotEnoughDataError(f"what to compare with is not above 0: {reference}")
-    return intervals.Interval(*(end - 1 for end in intervals.of_ratio(first, second)))
+    return intervals.Interval(*(end - 1 for end in intervals.of_paired_ratio(first, second)))
 
 
-def _relative_speed(results: Results, task: str, name: str) -> intervals.Interval:
-    """Returns an algorithm's learning speed over single path's, − 1.
+def _relative_speed(
+    results: Results, task: str, name: str, reference: str = "single_path"
+) -> intervals.Interval:
+    """Returns an algorithm's learning speed over another's, − 1, each at its fastest setting.
+
+    Learning speed is the mean over iterations of the gain over the untrained policy.
 
     Raises:
-      NotEnoughDataError: there are too few runs, or single path learned nothing.
+      NotEnoughDataError: there are too few runs, or the other learned nothing.
     """
-    return _relative_difference(results.speed(task, name), results.speed(task, "single_path"))
+    pairs = results.pairs(task, name, reference, figure4.mean_over_iterations)
+    return _relative_difference(*(each - results.untrained(task) for each in pairs))
 
 
 def _interval(row: Mapping[str, str], name: str) -> intervals.Interval:
@@ -267,9 +283,9 @@ def trpo_is_best(results: Results) -> Verdict:
 
     def of_task(task):
         ours = {name: results.final(task, name) for name in ("single_path", "vine")}
-        best = max(ours.values(), key=np.mean)
+        best = max(ours, key=lambda name: ours[name].mean())
         untrained = results.untrained(task)
-        mark, margin = SOLVED.get(task, untrained), SIMILAR * (best.mean() - untrained)
+        mark, margin = SOLVED.get(task, untrained), SIMILAR * (ours[best].mean() - untrained)
         texts, judgments = [], []
         for name, values in ours.items():
             estimate = intervals.of_mean(values)
@@ -279,13 +295,13 @@ def trpo_is_best(results: Results) -> Verdict:
         for name in configs.FIGURE4[task]:
             if name in ours:
                 continue
-            final = results.final(task, name)
-            difference = intervals.of_difference(final, best)
+            final, reference = results.pairs(task, name, best)
+            difference = intervals.of_mean(final - reference)
             is_higher = difference.above(0)
             judgments.append(_judged(not is_higher and difference.below(margin), is_higher))
             if judgments[-1] != HOLDS:
                 ends = f"{difference.low:+.3g} to {difference.high:+.3g}"
-                texts.append(f"{name} − the better of both {ends}")
+                texts.append(f"{name} − {best} {ends}")
         return Verdict(", ".join(texts), _all(judgments))
 
     return _each(configs.FIGURE4, of_task)
@@ -309,8 +325,8 @@ def natural_gradient_lacks_gaits(results: Results) -> Verdict:
             if judgment == HOLDS and not walking.above(1):
                 judgment = UNKNOWN
             return Verdict(f"{final}, single path {walking}", judgment)
-        untrained = results.untrained(task)
-        gain = _relative_difference(ours - untrained, reference - untrained)
+        pairs = results.pairs(task, "natural_gradient", "single_path")
+        gain = _relative_difference(*(each - results.untrained(task) for each in pairs))
         judgment = _judged(gain.above(-0.5), gain.below(-0.5))
         return Verdict(f"gain {_percent(gain)} of single path's", judgment)
 
@@ -329,8 +345,8 @@ def search_does_poorly_on_large_problems(results: Results) -> Verdict:
         for name in ("cem", "cma"):
             if name not in configs.FIGURE4[task]:
                 continue
-            reference = results.final(task, "single_path")
-            difference = intervals.of_difference(results.final(task, name), reference)
+            final, reference = results.pairs(task, name, "single_path")
+            difference = intervals.of_mean(final - reference)
             texts.append(f"{name} − single path {difference.low:+.3g} to {difference.high:+.3g}")
             judgments.append(_judged(difference.below(0), difference.above(0)))
         return Verdict(", ".join(texts), _all(judgments))
@@ -344,9 +360,7 @@ def max_kl_is_slower(results: Results) -> Verdict:
     On cart-pole: learning speed below single path's, final performance within a fifth of it.
     """
     speed = _relative_speed(results, "cartpole", "max_kl")
-    final = _relative_difference(
-        results.final("cartpole", "max_kl"), results.final("cartpole", "single_path")
-    )
+    final = _relative_difference(*results.pairs("cartpole", "max_kl", "single_path"))
     slower = _judged(speed.below(0), speed.above(0))
     similar = _judged(final.within(-SIMILAR, SIMILAR), final.outside(-SIMILAR, SIMILAR))
     text = f"speed {_percent(speed)}, final {_percent(final)}"
@@ -377,11 +391,12 @@ def line_search_prevents_catastrophes(results: Results) -> Verdict:
     """
 
     def of_task(task):
-        counts = []
-        for name in ("truncated_natural_gradient", "single_path"):
-            gains = figure4.seed_curves(results.runs(task, name)) - results.untrained(task)
-            counts.append(np.array([_catastrophes(curve) for curve in gains], float))
-        difference = intervals.of_difference(*counts)
+        def falls(runs):
+            gains = figure4.seed_curves(runs) - results.untrained(task)
+            return np.array([_catastrophes(curve) for curve in gains], float)
+
+        counts = results.pairs(task, "truncated_natural_gradient", "single_path", falls)
+        difference = intervals.of_mean(counts[0] - counts[1])
         text = f"{counts[0].mean():.2g} a run without, {counts[1].mean():.2g} with"
         text += f", difference {difference.low:+.2g} to {difference.high:+.2g}"
         seen = any(count.any() for count in counts)
@@ -529,9 +544,8 @@ def gradient_below_natural_gradient_below_trpo(results: Results) -> Verdict:
         settings = [
             results.fastest(task, name) for name in ("vanilla_policy_gradient", "natural_gradient")
         ]
-        natural = results.speed(task, "natural_gradient")
-        vanilla = _relative_difference(results.speed(task, "vanilla_policy_gradient"), natural)
-        against = _relative_difference(natural, results.speed(task, "single_path"))
+        vanilla = _relative_speed(results, task, "vanilla_policy_gradient", "natural_gradient")
+        against = _relative_speed(results, task, "natural_gradient")
         slower = _not_faster(_judged(vanilla.below(0), vanilla.above(0)), settings[0])
         no_better = _not_faster(
             _judged(against.below(SIMILAR), against.above(SIMILAR)), settings[1]
@@ -675,7 +689,6 @@ CLAIMS: dict[str, Callable[[Results], Verdict]] = {
 }
 # The curves that a claim on learning is judged by: its tasks and algorithms.
 CURVES: dict[str, tuple[Iterable[str], tuple[str, ...]]] = {
-    "C1": (configs.FIGURE4, ("single_path", "vine")),
     "C2": (configs.FIGURE4, ("single_path", "natural_gradient")),
     "C3": (("swimmer", "hopper", "walker"), ("single_path", "cem", "cma")),
     "C4": (("cartpole",), ("single_path", "max_kl")),
@@ -719,7 +732,7 @@ def draw(results: Results, path: pathlib.Path, kind: str) -> bool:
       kind: what the names of the claims begin with: C, or Q for questions.
     """
     panels: dict[str, dict[str, list[pathlib.Path]]] = {}
-    lengths, levels, with_length = {}, {}, []
+    lengths, with_length = {}, []
     for claim, (tasks, algorithms) in CURVES.items():
         for task in tasks if claim.startswith(kind) else ():
             best_by = figure4.mean_over_iterations if claim in BY_SPEED else figure4.final
@@ -732,8 +745,6 @@ def draw(results: Results, path: pathlib.Path, kind: str) -> bool:
             panels[title] = {
                 figure4.label(best[0]): [run.directory for run in best] for best in found.values()
             }
-            if claim == "C1" and task in SOLVED:
-                levels[title] = {"mark": SOLVED[task]}
             lengths[title] = max(best[0].wanted for best in found.values())
             if task in ("hopper", "walker"):
                 with_length.append(title)
@@ -743,7 +754,6 @@ def draw(results: Results, path: pathlib.Path, kind: str) -> bool:
             path,
             y="reward_per_step",
             lengths=lengths,
-            levels=levels,
             with_episode_length=with_length,
             columns=4,
         )

@@ -3,7 +3,8 @@
 python experiments/evaluate.py --run=results/swimmer/vine/seed_1 --episodes=100 --deterministic
 
 Returns are undiscounted and unclipped. A policy samples its actions, as in training, or takes the
-most probable ones with --deterministic; the two can score very differently.
+most probable ones with --deterministic; the two can score very differently. return_low and
+return_high are Student's 95% interval of the mean over episodes.
 """
 
 import json

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
+from scipy import stats
 
 from experiments import configs
 from trpo_repro import presets
@@ -111,7 +112,7 @@ def match(row: Mapping[str, str]) -> Match | str:
 
 
 def _interval(row: Mapping[str, str]) -> tuple[float, float, float]:
-    """Returns mean and 95% interval over seeds; NaN ends where the table does not give them.
+    """Returns mean and Student's 95% interval over seeds; NaN ends where it cannot be had.
 
     A deviation counts where it is one over seeds; one over the episodes of one agent says nothing
     of another agent.
@@ -123,4 +124,5 @@ def _interval(row: Mapping[str, str]) -> tuple[float, float, float]:
         return value, np.nan, np.nan
     spread = float(row["spread"])
     error = spread if kind.startswith("stderr") else spread / np.sqrt(seeds)
-    return value, value - 1.96 * error, value + 1.96 * error
+    half = stats.t.ppf(0.975, seeds - 1) * error
+    return value, value - half, value + half

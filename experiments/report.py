@@ -26,7 +26,10 @@ from trpo_repro import config, files, presets, settings
 from trpo_repro.analysis import curves, intervals, tables
 
 BEGIN, END = "<!-- begin: make report -->", "<!-- end: make report -->"
-CLAIM_FIGURES = {"C": "claims.png", "Q": "questions.png"}
+CLAIM_FIGURES = {
+    "C": ("claims.png", "claims C2 to C7 and C13"),
+    "Q": ("questions.png", "the questions"),
+}
 # What the paper's Figure 4 shows at the end of vine and single path, in reward per time step.
 PAPER_FIGURE4 = {
     "cartpole": "10, the top of the axis",
@@ -63,7 +66,7 @@ def write(out: pathlib.Path, budget: str, readme: pathlib.Path | None) -> list[p
     tasks = benchmark.planned(budget, out)
     if any(run.iterations > 1 for run in tasks):
         written += benchmark.plot(tasks, out)
-    for kind, name in CLAIM_FIGURES.items():
+    for kind, (name, _) in CLAIM_FIGURES.items():
         if claims.draw(claims.Results(out, budget), out / name, kind):
             written.append(out / name)
     for path, text in texts(out, budget, readme).items():
@@ -244,9 +247,9 @@ def _claims_section(out: pathlib.Path, verdicts: Mapping[str, claims.Verdict]) -
         *claims.table(verdicts).splitlines(),
         "",
     ]
-    for name in CLAIM_FIGURES.values():
+    for name, what in CLAIM_FIGURES.values():
         if (out / name).exists():
-            lines += [f"![The curves that the claims on learning are judged by]({name})", ""]
+            lines += [f"![The curves that {what} are judged by]({name})", ""]
     return lines
 
 
@@ -397,8 +400,8 @@ def _swimmer_study(directory: pathlib.Path) -> list[str]:
         "",
         "TRPO and CEM rewarded for the velocity of the root joint, as Gymnasium does, or of the "
         "center of mass; each final policy is judged by both rewards, per time step, in 50 "
-        "episodes a seed, acting by samples (mean over seeds [Student's 95% interval, which of 3 "
-        "seeds is about their range]). CEM maximizes undiscounted returns. "
+        "episodes a seed, acting by samples (mean over seeds [Student's 95% interval]). CEM "
+        "maximizes undiscounted returns. "
         "`python experiments/swimmer_study.py --run`.",
         "",
         "![Swimmer by rewarded point and discount](swimmer_study/curves.png)",

@@ -17,8 +17,10 @@ WORKSPACE.md, from what there is.
 
 import dataclasses
 import fnmatch
+import os
 import pathlib
 import shlex
+import sys
 from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
@@ -219,7 +221,10 @@ def show(plan: Plan, pattern: str) -> None:
             if isinstance(job, batch.Run):
                 listing.show([job])
             elif isinstance(job, batch.Script):
-                print(shlex.join(["python", *job.command]))
+                here = job.python == sys.executable
+                python = "python" if here else os.path.relpath(job.python)
+                state = "  # done" if job.done else ""
+                print(shlex.join([python, *job.command]) + state)
 
 
 def main(_):

@@ -8,7 +8,7 @@ Gymnasium does, or of its center of mass; discount factors 0.99, 0.995 and 0.999
 iterations. CEM maximizes undiscounted returns: no discount changes it. Runs are
 --out/TASK/SETTING/seed_N, with results/swimmer_study as default. --plot draws the learning curves
 and writes a table, in which both rewards judge 50 episodes of every final policy; a policy that the
-table has is not judged again.
+table has is not judged again (delete judged.csv to have all judged anew).
 """
 
 import dataclasses
@@ -70,7 +70,11 @@ def plot(chosen: Sequence[batch.Run], out: pathlib.Path) -> None:
     panels: dict[str, dict[str, list[pathlib.Path]]] = {}
     table = out / "judged.csv"
     old = tables.read_csv(table) if table.exists() else []
-    known = {(row["policy"], row["judged_by"]): row["reward_per_step"] for row in old}
+    known = {
+        (row["policy"], row["judged_by"]): row["reward_per_step"]
+        for row in old
+        if tuple(row) == COLUMNS
+    }
     rows = []
     for task, setting in dict.fromkeys((run.task, run.setting) for run in chosen):
         found = batch.finished(chosen, task, setting)

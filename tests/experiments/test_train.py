@@ -54,7 +54,7 @@ def test_main_leaves_what_it_prints(tmp_path, capsys):
         (["--steps_per_iteration=10"], "must be at least one path: path_length=1000"),
         (["--hidden_sizes=a,b"], "hidden_sizes=a is not allowed"),
         (["--preset=best"], "flag --preset=best: value should be one of <paper|gae>"),
-        (["--sede=1"], "Unknown command line flag 'sede'"),
+        (["--sede=1"], "--sede is not a flag of this script; did you mean --seed?"),
         (["--seed=x"], "flag --seed=x"),
         (["swimmer"], "unexpected argument 'swimmer'"),
         (["--trunks=8"], "--trunks has no effect here: it is for sampler=vine"),

@@ -77,6 +77,7 @@ def test_an_iteration_that_is_past_is_refused(tmp_path, evaluated):
     longer = dataclasses.replace(CONFIG, iterations=5)
     with pytest.raises(ValueError, match="evaluate_at=3 is not allowed: the run is past it, at 4"):
         runs.run(longer, tmp_path, resume=True, evaluate_at=(1, 3, 5))
+    assert (tmp_path / "config.json").read_text() == (evaluated / "config.json").read_text()
 
 
 def test_a_damaged_file_is_named(tmp_path, evaluated):

@@ -1,8 +1,9 @@
 """Estimates with 95% intervals: no number without its range.
 
-Over a few seeds they are Student's, Welch's and Fieller's, as a bootstrap of 3 seeds covers the
-mean in 76% of cases in place of 95% (tests/analysis/test_intervals.py); over many states, paths
-or batches they are of the bootstrap.
+Over seeds they are Student's, of normal values: the percentile bootstrap of 3 seeds ends at the
+least and the greatest, and covers the mean in 75% of cases. They can reach beyond what is possible.
+Over many states, paths or batches, and over tasks (analysis/comparison.py), they are of the
+bootstrap.
 """
 
 from collections.abc import Callable
@@ -54,58 +55,41 @@ def of_mean(values: np.ndarray) -> Interval:
 
 
 def of_difference(first: np.ndarray, second: np.ndarray) -> Interval:
-    """Returns mean(first) − mean(second) of independent seeds, with Welch's interval.
+    """Returns mean(first) − mean(second), of independent values, with Welch's interval.
 
     Args:
       first: [S] values, one a seed, S ≥ 2.
       second: [S'] values, S' ≥ 2.
     """
     difference = float(first.mean() - second.mean())
-    variance, degrees = _welch(_variance_of_mean(first), _variance_of_mean(second), first, second)
-    half = float(_student(degrees) * np.sqrt(variance))
-    return Interval(difference, difference - half, difference + half)
+    if first.var() == second.var() == 0:  # the interval is the point, of which SciPy makes NaN
+        return Interval(difference, difference, difference)
+    ends = stats.ttest_ind(first, second, equal_var=False).confidence_interval()
+    return Interval(difference, float(ends.low), float(ends.high))
 
 
-def of_ratio(first: np.ndarray, second: np.ndarray) -> Interval:
-    """Returns mean(first) / mean(second) of independent seeds, with Fieller's interval.
+def of_paired_ratio(first: np.ndarray, second: np.ndarray) -> Interval:
+    """Returns mean(first) / mean(second), of pairs, with Fieller's interval.
 
-    It holds the ratios r at which mean(first) − r mean(second) is 0 by Student's interval, with
-    Welch's degrees of freedom at the estimate (Fieller, 1954), and is of all numbers where
-    mean(second) may be 0.
+    It holds the ratios r at which the mean of first − r second is 0 by Student's interval (Fieller,
+    1954), and is of all numbers where the mean of second may be 0.
 
     Args:
       first: [S] values, one a seed, S ≥ 2.
-      second: [S'] values, S' ≥ 2.
+      second: [S] values of the same seeds.
     """
-    one, other = float(first.mean()), float(second.mean())
-    ratio = one / other
-    own, variance = _variance_of_mean(first), _variance_of_mean(second)
-    _, degrees = _welch(own, ratio**2 * variance, first, second)
-    square = _student(degrees) ** 2
-    leading = other**2 - square * variance
+    count = len(first)
+    square = _student(count - 1) ** 2 / count
+    (own, both), (_, other) = np.cov(first, second)
+    one, two = first.mean(), second.mean()
+    # The ends are the roots of leading r² − 2 half r + (one² − square own).
+    leading, half = two**2 - square * other, one * two - square * both
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = float(one / two)
     if leading <= 0:
         return Interval(ratio, -np.inf, np.inf)
-    # Roots of leading r² − 2 one other r + (one² − square own); the root is real as leading > 0.
-    center = one * other / leading
-    inside = square * (own * leading + one**2 * variance)
-    half = float(np.sqrt(inside)) / leading
-    return Interval(ratio, center - half, center + half)
-
-
-def _variance_of_mean(values: np.ndarray) -> float:
-    if len(values) < 2:
-        raise ValueError("an interval needs two values or more, got one")
-    return float(values.var(ddof=1)) / len(values)
-
-
-def _welch(one: float, other: float, first, second) -> tuple[float, float]:
-    """Returns the sum of two variances of means and its degrees of freedom."""
-    total = one + other
-    if total == 0:
-        return 0.0, 1.0  # all seeds agree: the interval is the point, whatever the degrees
-    # Shares, as the squares of small variances would underflow.
-    share = one / total
-    return total, 1 / (share**2 / (len(first) - 1) + (1 - share) ** 2 / (len(second) - 1))
+    root = np.sqrt(max(0.0, half**2 - leading * (one**2 - square * own)))  # less by rounding alone
+    return Interval(ratio, float((half - root) / leading), float((half + root) / leading))
 
 
 def _student(degrees):
@@ -154,7 +138,7 @@ def across_seeds(curves: np.ndarray) -> np.ndarray:
       [3, I]: mean, lower and upper end; the ends are NaN where fewer than two seeds have a value,
       and so is the mean where none has.
     """
-    count = np.isfinite(curves).sum(axis=0)
+    count = (~np.isnan(curves)).sum(axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):  # too few seeds: NaN
         mean = np.nansum(curves, axis=0) / count
         variance = np.nansum((curves - mean) ** 2, axis=0) / (count - 1)

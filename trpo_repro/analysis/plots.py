@@ -12,6 +12,8 @@ from matplotlib import figure, ticker
 
 from trpo_repro.analysis import curves, intervals, tables
 
+# Ten dark colors, then ten light ones.
+COLORS = [matplotlib.colormaps["tab20"](i) for i in (*range(0, 20, 2), *range(1, 20, 2))]
 LABELS = {
     "iteration": "policy iterations",
     "env_steps": "simulator steps",
@@ -83,7 +85,7 @@ def learning_curves(
         for label, runs in groups.items():
             # A label without the value that follows a comma has one color in every panel.
             place = colors.index(label.partition(",")[0])
-            style = {"color": f"C{place}", "linestyle": ("-", "--", ":")[place // 10]}  # 10 colors
+            style = {"color": COLORS[place % 20], "linestyle": "-" if place < 10 else "--"}
             longest = (lengths or {}).get(title)
             curve = axes, runs, label, style
             band = 0.2 if len(groups) <= 4 else 0.1  # of opacity: many overlap
@@ -104,7 +106,8 @@ def learning_curves(
     for axes in grid.flat[len(drawn) :]:
         axes.remove()
     if any(len(runs) > 1 for groups in panels.values() for runs in groups.values()):
-        canvas.supxlabel("bands: Student's 95% interval of the mean over seeds", fontsize=8)
+        bands = "bands: Student's 95% interval of the mean over seeds, also beyond what is possible"
+        canvas.supxlabel(bands, fontsize=8)
     canvas.savefig(output, dpi=150 if rows <= 4 else 100)  # a file stays below 2 MB
 
 
@@ -115,10 +118,11 @@ def ranges(
     label: str,
     columns: int = 2,
 ) -> None:
-    """Draws numbers with their intervals, a row each; those of ours on a shaded band.
+    """Draws numbers with their intervals, a row each; those of ours with a shaded band.
 
     Args:
-      panels: title → (name, number, whether it is ours), from the top.
+      panels: title → (name, number, whether it is ours), from the top; the band of ours reaches
+        over the numbers that follow, up to the next of ours.
       output: PNG to write.
       label: what the numbers are.
       columns: panels side by side.
@@ -133,19 +137,25 @@ def ranges(
         for i, (_, number, is_ours) in enumerate(entries):
             color = "C3" if is_ours else "black"
             if is_ours and np.isfinite(number.low):
-                axes.axvspan(number.low, number.high, color=color, alpha=0.08, linewidth=0)
+                others = (j for j in range(i + 1, len(entries)) if entries[j][2])
+                rows_below = [i - 0.5, next(others, len(entries)) - 0.5]
+                band = {"color": color, "alpha": 0.12, "linewidth": 0}
+                axes.fill_betweenx(rows_below, number.low, number.high, **band)
             if np.isfinite(number.low):
                 axes.plot([number.low, number.high], [i, i], color=color, linewidth=2)
             has_interval = np.isfinite(number.low)
             axes.plot([number.value], [i], "o" if has_interval else "D", color=color, markersize=5)
         axes.set_yticks(range(len(entries)), [name for name, _, _ in entries], fontsize="small")
         axes.set_ylim(len(entries) - 0.5, -0.5)
-        axes.set(title=title, xlabel=label)
+        axes.set_title(title, fontsize="medium")
+        axes.set(xlabel=label)
         axes.grid(alpha=0.3, axis="x")
     for axes in grid.flat[len(panels) :]:
         axes.remove()
     canvas.supxlabel(
-        "lines: 95% intervals over seeds; diamonds: no interval can be had", fontsize=8
+        "red: ours, with a band over what it is compared with; lines: Student's 95% intervals over "
+        "seeds, also beyond what is possible; diamonds: no interval can be had",
+        fontsize=8,
     )
     canvas.savefig(output, dpi=150)
 

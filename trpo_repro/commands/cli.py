@@ -1,12 +1,13 @@
 """What the scripts share: flags, and errors in one line with exit code 2."""
 
 import contextlib
+import difflib
 import os
 import pathlib
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import NoReturn
 
 from absl import app, flags
@@ -97,6 +98,9 @@ def seconds(text: str) -> float:
 
 
 def _parse(argv: Sequence[str], module: str, help_text: Callable[[], str] | None) -> list[str]:
+    # absl names the module of the script itself after its file.
+    key_flags = flags.FLAGS.get_key_flags_for_module(argv[0] if module == "__main__" else module)
+    read = {flag.name for flag in key_flags}
     helps = ("--help", "-h", "-help")
     wants_help = help_text is not None and any(arg in helps for arg in argv)
     try:
@@ -105,20 +109,24 @@ def _parse(argv: Sequence[str], module: str, help_text: Callable[[], str] | None
             assert help_text is not None
             print(help_text())
             sys.exit(0)
+    except flags.UnrecognizedFlagError as error:
+        _refuse_flag(error.flagname, read)  # absl would suggest flags that the script refuses
     except (flags.Error, ValueError) as error:
         refuse(str(error))
     except SystemExit:  # after --help; absl's exit code is 1
         sys.exit(0)
-    # absl names the module of the script itself after its file.
-    key_flags = flags.FLAGS.get_key_flags_for_module(argv[0] if module == "__main__" else module)
-    read = {flag.name for flag in key_flags}
     for name in flags.FLAGS:
         defined_by = flags.FLAGS.find_module_defining_flag(name) or ""
         is_ours = defined_by.startswith(("trpo_repro.", "experiments."))
         if is_ours and name not in read and flags.FLAGS[name].present:
-            refuse(
-                f"--{name} is not a flag of this script, which has --{', --'.join(sorted(read))}"
-            )
+            _refuse_flag(name, read)
     if len(rest) > 1:
         refuse(f"unexpected argument {rest[1]!r}; flags look like --name=value")
     return rest
+
+
+def _refuse_flag(name: str, read: Collection[str]) -> NoReturn:
+    """Refuses a flag; names one that it may be a slip for, or those that the script reads."""
+    near = difflib.get_close_matches(name, read, n=1)
+    meant = f"; did you mean --{near[0]}?" if near else f", which has --{', --'.join(sorted(read))}"
+    refuse(f"--{name} is not a flag of this script{meant}")

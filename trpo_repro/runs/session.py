@@ -73,10 +73,11 @@ def run(
     with contextlib.ExitStack() as stack:
         caught = stack.enter_context(signals.interrupting())
         try:
-            trainer, state = _start(config, directory, stack, resume, replace, command)
+            trainer, state, evaluated = _start(
+                config, directory, stack, resume, replace, command, evaluate_at
+            )
             writer = metrics.Writer(directory, state.iteration)
             stack.callback(writer.close)
-            evaluated = evaluations.Evaluations(config, directory, evaluate_at, state.iteration)
             progress = _Progress(config, state.iteration, log_every)
             stack.callback(progress.close)
             outcomes: collections.Counter[str] = collections.Counter()
@@ -172,8 +173,10 @@ def _start(
     resume: bool,
     replace: bool,
     command: Sequence[str] | None,
-) -> tuple[training.Trainer | training.BlackBoxTrainer, training.State]:
-    """Returns trainer and first state; a new run's directory is made after all checks passed.
+    evaluate_at: Collection[int],
+) -> tuple[training.Trainer | training.BlackBoxTrainer, training.State, evaluations.Evaluations]:
+    """Returns trainer, first state and evaluations; a new run's directory is made, and a session
+    recorded, after all checks passed.
 
     The stack closes the trainer and gives the directory free.
     """
@@ -200,11 +203,12 @@ def _start(
     if not resume:
         _clear(directory)
         checkpoint.save(checkpoints, 0, state.to_arrays(), run=_digest(config))
+    evaluated = evaluations.Evaluations(config, directory, evaluate_at, state.iteration)
     if training.ended(config, state):
         raised = "--iterations" if config.target_return is None else "--iterations, --target_return"
         message = f"{directory} ended after {state.iteration} iterations; raise {raised}"
         tqdm.tqdm.write(message, file=sys.stderr)
-        return trainer, state
+        return trainer, state, evaluated
     _warn_of_short_paths(config, trainer.environment.max_episode_steps)
     if config.is_gymnasium and not config.fresh_paths:
         logging.warning(
@@ -215,7 +219,7 @@ def _start(
             logging.warning("%s: library versions have changed; numbers may differ", directory)
     record = {"config": read_fields(config), "sessions": [*record["sessions"], session]}
     files.write_text(directory / "config.json", json.dumps(record, indent=2) + "\n")
-    return trainer, state
+    return trainer, state, evaluated
 
 
 def _allowed_record(
