@@ -185,7 +185,7 @@ BUDGETS: dict[str, Budget] = {
             "walker": _TENTH,
         },
         vine={task: {"rollout_states": 125} for task in ("hopper", "walker")},
-        seeds={"cartpole": 5, "swimmer": 3, "hopper": 3, "walker": 3},
+        seeds={"cartpole": 5, "swimmer": 5, "hopper": 3, "walker": 3},
         trpo_stop_at={"swimmer": 50},
         screening={"hopper": 50, "walker": 50},
     ),
