@@ -14,6 +14,7 @@ from trpo_repro.analysis import curves, intervals, tables
 
 # Ten dark colors, then ten light ones.
 COLORS = [matplotlib.colormaps["tab20"](i) for i in (*range(0, 20, 2), *range(1, 20, 2))]
+LEAST_SEEDS = 3  # of a band: of two seeds it would reach to 13 times half of their distance
 LABELS = {
     "iteration": "policy iterations",
     "env_steps": "simulator steps",
@@ -38,7 +39,7 @@ def learning_curves(
     with_episode_length: Collection[str] = (),
     columns: int = 2,
 ) -> None:
-    """Draws one curve a group: mean and Student's 95% interval over its runs.
+    """Draws one curve a group: the mean and, of LEAST_SEEDS runs or more, Student's 95% interval.
 
     Args:
       panels: title → label → run directories; a label, up to a comma, has the same color in
@@ -105,8 +106,11 @@ def learning_curves(
         axes.legend(**beneath, ncols=many, fontsize="small", frameon=False)
     for axes in grid.flat[len(drawn) :]:
         axes.remove()
-    if any(len(runs) > 1 for groups in panels.values() for runs in groups.values()):
-        bands = "bands: Student's 95% interval of the mean over seeds, also beyond what is possible"
+    if any(len(runs) >= LEAST_SEEDS for groups in panels.values() for runs in groups.values()):
+        bands = (
+            f"bands: Student's 95% interval of the mean over {LEAST_SEEDS} seeds or more, also "
+            "beyond what is possible"
+        )
         canvas.supxlabel(bands, fontsize=8)
     canvas.savefig(output, dpi=150 if rows <= 4 else 100)  # a file stays below 2 MB
 
@@ -176,4 +180,5 @@ def _draw_curve(axes, runs, label, style, *, x, y, longest, band):
     mean, low, high = intervals.across_seeds(values)
     seeds = tables.counted(len(runs), "seed")
     axes.plot(horizontal, mean, **style, label=f"{label} ({seeds})", linewidth=1.5)
-    axes.fill_between(horizontal, low, high, color=style["color"], alpha=band, linewidth=0)
+    if len(runs) >= LEAST_SEEDS:
+        axes.fill_between(horizontal, low, high, color=style["color"], alpha=band, linewidth=0)
