@@ -479,8 +479,9 @@ def _ablation_section(begun: Mapping[tuple[str, str], Sequence[batch.Run]]) -> l
             read = [curves.read(run.directory / "metrics.csv") for run in found]
             recent = intervals.of_mean(np.array([table["return_recent"][-1] for table in read]))
             seconds = np.median([table["seconds"][-1] for table in read])
-            steps = found[0].config.steps_per_iteration
-            rows.append((task, steps, len(found), _number(recent), f"{seconds:.0f}"))
+            steps, length = found[0].config.steps_per_iteration, found[0].config.path_length
+            paths = f"{steps // length} × {length}"
+            rows.append((task, steps, paths, len(found), _number(recent), f"{seconds:.0f}"))
     if not rows:
         return []
     return [
@@ -490,7 +491,7 @@ def _ablation_section(begun: Mapping[tuple[str, str], Sequence[batch.Run]]) -> l
         "training episodes, median of the seconds. The smaller was chosen by the means of two "
         "tasks of three; where intervals overlap, the runs do not tell the sizes apart.",
         "",
-        *tables.markdown(("task", "steps a batch", "seeds", "return", "seconds"), rows),
+        *tables.markdown(("task", "steps a batch", "paths", "seeds", "return", "seconds"), rows),
         "",
     ]
 

@@ -257,10 +257,12 @@ MILLION = 1_000_000
 EVALUATED_STEPS = (100_000, 200_000, 500_000, MILLION, 3 * MILLION)
 BENCHMARK_SEEDS = range(1, 6)
 CLASSIC_SEEDS = range(1, 4)
-# What chose the size of preset `gae`'s batches, on seeds that are not in the benchmark.
+# What chose the size of preset `gae`'s batches, on seeds that are not in the benchmark; and longer
+# paths, fewer at a time.
 GAE_ABLATION: dict[str, dict[str, Any]] = {
     "ablation_2048": {},
     "ablation_4096": {"steps_per_iteration": 4096, "iterations": 245},
+    "ablation_long_paths": {"path_length": 1024},
 }
 GAE_ABLATION_TASKS = ("Walker2d-v5", "HalfCheetah-v5", "InvertedDoublePendulum-v5")
 GAE_ABLATION_SEEDS = range(101, 104)

@@ -85,7 +85,7 @@ def test_verdicts_are_by_intervals_that_do_not_overlap():
 
 def test_runs_of_a_million_steps_are_evaluated_where_they_are_scored():
     runs = benchmark.planned("medium", pathlib.Path("results"))
-    assert len({run.name for run in runs}) == len(runs) == 8 * 5 + 6 * 3 + 6 * 3
+    assert len({run.name for run in runs}) == len(runs) == 8 * 5 + 6 * 3 + 9 * 3
     hopper = next(run for run in runs if run.name == "Hopper-v5/gae/seed_1")
     steps = [n * hopper.config.steps_per_iteration for n in hopper.evaluate_at]
     for asked, made in zip(configs.EVALUATED_STEPS, steps, strict=True):
