@@ -69,9 +69,13 @@ ALGORITHMS: dict[str, Algorithm] = {
     "fisher_0.01": Algorithm("Fisher matrix on 1% of the states", {"fisher_fraction": 0.01}),
     "cg_5": Algorithm("k = 5 products", {"cg_iterations": 5}),
     "cg_20": Algorithm("k = 20 products", {"cg_iterations": 20}),
-    # Hopper's, of which the budget `medium` has a fifth.
+    # Hopper's, of which the budget `medium` has a fifth; and branches that see what comes after
+    # Table 2's 100 steps.
     "vine_625": Algorithm(
         "vine, Table 2's rollout states", {"sampler": "vine", "rollout_states": 625}
+    ),
+    "vine_long": Algorithm(
+        "vine, branches of 400 steps", {"sampler": "vine", "rollout_length": 400}
     ),
     # The same surrogate by other solvers: questions Q1 to Q3.
     "fixed_penalty": Algorithm(
@@ -130,7 +134,7 @@ SOLVERS = (
 ABLATION_TASKS = ("cartpole", "swimmer")
 ABLATIONS_OF: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(ABLATION_TASKS, (*ABLATIONS, *SOLVERS)),
-    "hopper": ("vanilla_policy_gradient", "vine_625"),
+    "hopper": ("vanilla_policy_gradient", "vine_625", "vine_long"),
 }
 KFAC_TASKS = (*ABLATION_TASKS, "hopper", "walker", "pong")  # of experiments/kfac.py
 TRPO = ("vine", "single_path")
