@@ -2,9 +2,9 @@
 
 python experiments/evaluate.py --run=results/swimmer/vine/seed_1 --episodes=100 --deterministic
 
-Returns are undiscounted and unclipped. A policy samples its actions, as in training, or takes the
-most probable ones with --deterministic; the two can score very differently. return_low and
-return_high are Student's 95% interval of the mean over episodes.
+Returns are unclipped, and undiscounted without --discount. A policy samples its actions, as in
+training, or takes the most probable ones with --deterministic; the two can score very differently.
+return_low and return_high are Student's 95% interval of the mean over episodes.
 """
 
 import json
@@ -22,6 +22,12 @@ SEED = flags.DEFINE_integer("seed", 0, "Seed of the episodes.", lower_bound=0)
 DETERMINISTIC = flags.DEFINE_bool(
     "deterministic", False, "Take the most probable actions instead of samples."
 )
+DISCOUNT = flags.DEFINE_float(
+    "discount", 1.0, "Discount factor of the returns.", lower_bound=0, upper_bound=1
+)
+MAX_STEPS = flags.DEFINE_integer(
+    "max_steps", None, "Steps after which an episode is cut; by default the task's.", lower_bound=1
+)
 
 
 def main(_):
@@ -30,7 +36,12 @@ def main(_):
     with cli.refused_errors():
         config, environment, policy = runs.load(RUN.value)
         played = policy.play(
-            environment, EPISODES.value, seed=SEED.value, deterministic=DETERMINISTIC.value
+            environment,
+            EPISODES.value,
+            seed=SEED.value,
+            deterministic=DETERMINISTIC.value,
+            discount=DISCOUNT.value,
+            max_steps=MAX_STEPS.value,
         )
     mean = intervals.of_mean(played.returns)
     record = {
@@ -40,6 +51,8 @@ def main(_):
         "episodes": EPISODES.value,
         "seed": SEED.value,
         "deterministic": DETERMINISTIC.value,
+        "discount": DISCOUNT.value,
+        "max_steps": MAX_STEPS.value,
         "return_mean": mean.value,
         "return_low": mean.low,
         "return_high": mean.high,

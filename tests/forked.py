@@ -9,7 +9,9 @@ import sys
 
 ROOT = pathlib.Path(__file__).parent.parent
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["trpo_repro.training", "trpo_repro.analysis.plots"])
+_FORKS.set_forkserver_preload(
+    ["trpo_repro.commands.quiet", "trpo_repro.training", "trpo_repro.analysis.plots"]
+)
 
 
 def run(directory, name, *arguments, spawns=False):

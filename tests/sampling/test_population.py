@@ -76,3 +76,30 @@ def test_a_diverged_simulation_ends_its_row_alone(monkeypatch):
     assert np.flatnonzero(~np.isfinite(evaluation.returns)).tolist() == [5]
     assert evaluation.lengths[5] == 3
     assert set(np.delete(evaluation.lengths, 5)) == {40}
+
+
+def test_discounted_returns_of_cut_episodes():
+    """The definition Σ γᵗ r_t, from rewards of one episode at a time; rounding as above."""
+    environment, policy, thetas = _setting("cartpole")
+    key, discount, most = Key(seed=3), 0.9, 20
+    evaluation = population.evaluate_policy(
+        environment, policy, thetas[0], key, episodes=ROWS, discount=discount, max_steps=most
+    )
+
+    noise = key.generator(Purpose.ACTIONS)
+    states = environment.initial(ROWS, key.generator(Purpose.INITIAL_STATES))
+    rows = {i: states.select(np.array([i])) for i in range(ROWS)}
+    rewards: list[list[float]] = [[] for _ in rows]
+    for _ in range(most):
+        draws = policy.family.draw_noise(noise, (len(rows),))
+        for i, draw in zip(list(rows), draws, strict=True):
+            seen = environment.observe(rows[i]).astype(np.float32)
+            step = environment.step(rows[i], policy.sample(thetas[0], seen, draw[None]))
+            rows[i] = step.states
+            rewards[i].append(float(step.rewards[0]))
+            if step.terminated[0]:
+                del rows[i]
+    np.testing.assert_array_equal(evaluation.lengths, [len(each) for each in rewards])
+    assert set(evaluation.lengths) > {most}  # some were cut, some fell before
+    expected = [np.sum(discount ** np.arange(len(each)) * each) for each in rewards]
+    np.testing.assert_allclose(evaluation.returns, expected, rtol=1e-6, atol=1e-4)

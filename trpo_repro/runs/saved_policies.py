@@ -87,14 +87,18 @@ class TrainedPolicy:
         *,
         seed: int = 0,
         deterministic: bool = False,
+        discount: float = 1.0,
+        max_steps: int | None = None,
     ) -> population.PlayedEpisodes:
-        """Returns the undiscounted returns and the lengths of so many episodes from s0 ~ ρ0.
+        """Returns the returns and the lengths of so many episodes from s0 ~ ρ0.
 
         Args:
           environment: environment to act in.
           episodes: how many.
           seed: of all random numbers; a run of this seed began its first iteration with them.
           deterministic: whether it acts by its most probable actions, not by samples.
+          discount: γ of the returns.
+          max_steps: steps after which an episode is cut; None for no limit but the task's.
         """
         return population.evaluate_policy(
             environment,
@@ -104,6 +108,8 @@ class TrainedPolicy:
             episodes=episodes,
             normalize=self.normalizer or np.asarray,
             deterministic=deterministic,
+            discount=discount,
+            max_steps=max_steps,
         )
 
     def _seen(self, observations: np.ndarray) -> tuple[np.ndarray, bool]:

@@ -1,6 +1,7 @@
 """Episodes of many policies of one network, each with its own parameters, as one batch."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -23,7 +24,7 @@ class PlayedEpisodes:
     """One episode of each of R policies.
 
     Attributes:
-      returns: [R] undiscounted, not finite where the simulation diverged.
+      returns: [R], not finite where the simulation diverged.
       lengths: [R] steps.
     """
 
@@ -61,6 +62,8 @@ def evaluate_policy(
     episodes: int,
     normalize: Callable[[np.ndarray], np.ndarray] = np.asarray,
     deterministic: bool = False,
+    discount: float = 1.0,
+    max_steps: int | None = None,
 ) -> PlayedEpisodes:
     """Runs that many episodes of π_θ from s0 ~ ρ0, all at once.
 
@@ -72,6 +75,8 @@ def evaluate_policy(
       episodes: R.
       normalize: [N, ...] observations → what the policy sees.
       deterministic: whether it acts by its most probable actions, not by samples as in training.
+      discount: γ of the returns.
+      max_steps: steps after which an episode is cut; None for no limit but the task's.
     """
     sample = policy.actor(theta)
 
@@ -79,20 +84,22 @@ def evaluate_policy(
         seen = normalize(observations)
         return policy.mode(theta, seen) if deterministic else sample(seen, noise)
 
-    return _play(environment, policy, act, episodes, key)
+    return _play(environment, policy, act, episodes, key, discount, max_steps)
 
 
-def _play(environment, policy, act, size, key):
+def _play(environment, policy, act, size, key, discount=1.0, max_steps=None):
     """Plays `size` episodes at once with act(index, observations, noise)."""
     action_noise = key.generator(Purpose.ACTIONS)
     states = environment.initial(size, key.generator(Purpose.INITIAL_STATES))
     live = np.arange(size)
     returns, lengths = np.zeros(size), np.zeros(size, np.int64)
-    while len(live):
+    for t in itertools.count() if max_steps is None else range(max_steps):
+        if not len(live):
+            break
         observations = policy.cast(environment.observe(states))
         noise = policy.family.draw_noise(action_noise, (len(live),))
         step = environment.step(states, act(live, observations, noise))
-        returns[live] += step.rewards
+        returns[live] += discount**t * step.rewards
         lengths[live] += 1
         # Drop diverged episodes: they never terminate.
         alive = ~(step.terminated | step.truncated) & np.isfinite(returns[live])
