@@ -22,32 +22,49 @@ def _setting(task):
     return environment, policy, thetas
 
 
-@pytest.mark.parametrize("task", ["cartpole", "hopper"])
-def test_equals_policies_run_one_by_one(task):
-    """The slow definition: every row acts by itself with its own θ. Returns agree to 1e-6 of
-    their size: batched matrix products round differently from single ones."""
-    environment, policy, thetas = _setting(task)
-    key = Key(seed=3, iteration=2)
-    evaluation = population.evaluate_population(environment, policy, thetas, key)
-
+def _rewards_one_by_one(environment, policy, thetas, key):
+    """The slow definition: every row acts by itself with its own θ. Returns each one's rewards."""
     noise = key.generator(Purpose.ACTIONS)
     states = environment.initial(ROWS, key.generator(Purpose.INITIAL_STATES))
-    returns, lengths = np.zeros(ROWS), np.zeros(ROWS, int)
-    live = list(range(ROWS))
-    rows = {i: states.select(np.array([i])) for i in live}
-    while live:
-        draws = policy.family.draw_noise(noise, (len(live),))
-        for i, draw in zip(list(live), draws, strict=True):
+    rows = {i: states.select(np.array([i])) for i in range(ROWS)}
+    rewards = [[] for _ in rows]
+    while rows:
+        draws = policy.family.draw_noise(noise, (len(rows),))
+        for i, draw in zip(list(rows), draws, strict=True):
             seen = environment.observe(rows[i]).astype(np.float32)
             step = environment.step(rows[i], policy.sample(thetas[i], seen, draw[None]))
             rows[i] = step.states
-            returns[i] += step.rewards[0]
-            lengths[i] += 1
+            rewards[i].append(step.rewards[0])
             if step.terminated[0] or step.truncated[0]:
-                live.remove(i)
-    np.testing.assert_array_equal(evaluation.lengths, lengths)
+                del rows[i]
+    return rewards
+
+
+def _assert_rewarded(evaluation, rewards, discount=1.0):
+    """Returns agree to 1e-6 of their size: batched matrix products round differently."""
+    np.testing.assert_array_equal(evaluation.lengths, [len(each) for each in rewards])
+    returns = [np.sum(discount ** np.arange(len(each)) * each) for each in rewards]
     np.testing.assert_allclose(evaluation.returns, returns, rtol=1e-6, atol=1e-4)
-    assert len(set(lengths)) > 3  # rows left at different times
+    assert len(set(evaluation.lengths)) > 3  # rows left at different times
+
+
+@pytest.mark.parametrize("task", ["cartpole", "hopper"])
+def test_equals_policies_run_one_by_one(task):
+    environment, policy, thetas = _setting(task)
+    key = Key(seed=3, iteration=2)
+    evaluation = population.evaluate_population(environment, policy, thetas, key)
+    _assert_rewarded(evaluation, _rewards_one_by_one(environment, policy, thetas, key))
+
+
+def test_discounted_returns_of_cut_episodes():
+    environment, policy, thetas = _setting("cartpole")
+    key, discount, most = Key(seed=3), 0.9, 20
+    evaluation = population.evaluate_policy(
+        environment, policy, thetas[0], key, episodes=ROWS, discount=discount, max_steps=most
+    )
+    whole = _rewards_one_by_one(environment, policy, [thetas[0]] * ROWS, key)
+    assert max(map(len, whole)) > most
+    _assert_rewarded(evaluation, [each[:most] for each in whole], discount)
 
 
 def test_a_pure_function():
@@ -76,30 +93,3 @@ def test_a_diverged_simulation_ends_its_row_alone(monkeypatch):
     assert np.flatnonzero(~np.isfinite(evaluation.returns)).tolist() == [5]
     assert evaluation.lengths[5] == 3
     assert set(np.delete(evaluation.lengths, 5)) == {40}
-
-
-def test_discounted_returns_of_cut_episodes():
-    """The definition Σ γᵗ r_t, from rewards of one episode at a time; rounding as above."""
-    environment, policy, thetas = _setting("cartpole")
-    key, discount, most = Key(seed=3), 0.9, 20
-    evaluation = population.evaluate_policy(
-        environment, policy, thetas[0], key, episodes=ROWS, discount=discount, max_steps=most
-    )
-
-    noise = key.generator(Purpose.ACTIONS)
-    states = environment.initial(ROWS, key.generator(Purpose.INITIAL_STATES))
-    rows = {i: states.select(np.array([i])) for i in range(ROWS)}
-    rewards: list[list[float]] = [[] for _ in rows]
-    for _ in range(most):
-        draws = policy.family.draw_noise(noise, (len(rows),))
-        for i, draw in zip(list(rows), draws, strict=True):
-            seen = environment.observe(rows[i]).astype(np.float32)
-            step = environment.step(rows[i], policy.sample(thetas[0], seen, draw[None]))
-            rows[i] = step.states
-            rewards[i].append(float(step.rewards[0]))
-            if step.terminated[0]:
-                del rows[i]
-    np.testing.assert_array_equal(evaluation.lengths, [len(each) for each in rewards])
-    assert set(evaluation.lengths) > {most}  # some were cut, some fell before
-    expected = [np.sum(discount ** np.arange(len(each)) * each) for each in rewards]
-    np.testing.assert_allclose(evaluation.returns, expected, rtol=1e-6, atol=1e-4)

@@ -90,7 +90,7 @@ class TrainedPolicy:
         discount: float = 1.0,
         max_steps: int | None = None,
     ) -> population.PlayedEpisodes:
-        """Returns the returns and the lengths of so many episodes from s0 ~ ρ0.
+        """Plays so many episodes from s0 ~ ρ0; returns what each brought, and its length.
 
         Args:
           environment: environment to act in.

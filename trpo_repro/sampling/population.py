@@ -1,7 +1,6 @@
 """Episodes of many policies of one network, each with its own parameters, as one batch."""
 
 import dataclasses
-import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -24,7 +23,8 @@ class PlayedEpisodes:
     """One episode of each of R policies.
 
     Attributes:
-      returns: [R], not finite where the simulation diverged.
+      returns: [R], undiscounted but where a discount is given; not finite where the simulation
+        diverged.
       lengths: [R] steps.
     """
 
@@ -93,14 +93,14 @@ def _play(environment, policy, act, size, key, discount=1.0, max_steps=None):
     states = environment.initial(size, key.generator(Purpose.INITIAL_STATES))
     live = np.arange(size)
     returns, lengths = np.zeros(size), np.zeros(size, np.int64)
-    for t in itertools.count() if max_steps is None else range(max_steps):
-        if not len(live):
-            break
+    t = 0
+    while len(live) and t != max_steps:
         observations = policy.cast(environment.observe(states))
         noise = policy.family.draw_noise(action_noise, (len(live),))
         step = environment.step(states, act(live, observations, noise))
         returns[live] += discount**t * step.rewards
         lengths[live] += 1
+        t += 1
         # Drop diverged episodes: they never terminate.
         alive = ~(step.terminated | step.truncated) & np.isfinite(returns[live])
         states = step.states
