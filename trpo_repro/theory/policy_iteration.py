@@ -167,29 +167,20 @@ class DualAscent:
 def gradient_flow(step_size: float, *, natural: bool) -> Update:
     """Returns Euler steps of θ' = ∇η, or of θ' = F⁺∇η, in softmax logits.
 
-    F is the Fisher matrix averaged over ρ; its null directions (a constant added to the logits
-    of a state) leave the policy as it is.
+    F is the Fisher matrix averaged over ρ. Its null directions (a constant added to the logits
+    of a state) leave the policy as it is, and up to these F⁺∇η is the advantage (Kakade, 2002).
     """
 
     def update(mdp, policy):
         with np.errstate(divide="ignore"):
             logits = np.maximum(np.log(policy), -700.0)
-        gradient = bounds.surrogate_gradient(mdp, logits)
         if natural:
-            gradient = natural_direction(mdp, policy, gradient)
-        return mdps.softmax(logits + step_size * gradient)
+            direction = mdps.advantages(mdp, policy)
+        else:
+            direction = bounds.surrogate_gradient(mdp, logits)
+        return mdps.softmax(logits + step_size * direction)
 
     return update
-
-
-def natural_direction(mdp: FiniteMDP, policy: np.ndarray, gradient: np.ndarray) -> np.ndarray:
-    """Returns F⁺∇η in softmax logits, [S, A], with F weighted by the unnormalized ρ."""
-    rho = mdps.state_visitation(mdp, policy)
-    direction = np.zeros_like(gradient)
-    for s in range(mdp.states):
-        fisher = rho[s] * (np.diag(policy[s]) - np.outer(policy[s], policy[s]))
-        direction[s] = np.linalg.pinv(fisher, hermitian=True) @ gradient[s]
-    return direction
 
 
 def _mean_kl(mdp, old, new):
