@@ -98,7 +98,7 @@ def draw_tightness(tightness: dict[str, np.ndarray], path: pathlib.Path) -> None
     axes.set(
         xscale="log",
         xlim=(1e-10, 2),
-        xlabel="used / allowed by the bound (1: tight; above 1: violated; nothing used counts as 0)",
+        xlabel="used / allowed by the bound (1: tight; above 1: violated)",
         ylabel="share of random pairs below",
         title=f"Tightness of the bounds over {len(next(iter(tightness.values())))} pairs",
     )

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 from trpo_repro import config, settings
@@ -18,6 +19,7 @@ class _Example(Group, title="Example"):
     anything: float = setting(0.0, "Any number")
     kind: str = setting("a", "Kind", choices=("a", "b"))
     target: float | None = setting(None, "Target")
+    flag: bool = setting(True, "Flag")
 
 
 @pytest.mark.parametrize(
@@ -32,6 +34,13 @@ class _Example(Group, title="Example"):
         ({"anything": float("nan")}, "anything=nan is not allowed: must be finite"),
         ({"kind": "c"}, "unknown kind 'c'; known: a, b"),
         ({"target": float("nan")}, "target=nan is not allowed: must be finite"),
+        ({"count": 3.0}, "count=3.0 is not allowed: must be a whole number"),
+        ({"count": True}, "count=True is not allowed: must be a whole number"),
+        ({"count": None}, "count=None is not allowed: must be a whole number"),
+        ({"rate": "1"}, "rate='1' is not allowed: must be a number"),
+        ({"target": "1"}, "target='1' is not allowed: must be a number or None"),
+        ({"flag": "False"}, "flag='False' is not allowed: must be True or False"),
+        ({"kind": 1}, "kind=1 is not allowed: must be a string"),
     ],
 )
 def test_what_is_not_allowed_is_one_line(changes, message):
@@ -67,8 +76,17 @@ def test_unused_settings_name_their_readers():
     assert settings.allowed(algorithm).startswith("one of trpo, max_kl")
 
 
-def test_a_list_of_units_is_a_tuple():
-    """So that configurations have hashes; `Config(hidden_sizes=[8])` is what a user may write."""
-    one, other = config.Config(hidden_sizes=[8]), config.Config(hidden_sizes=(8,))
+def test_a_list_of_units_is_a_tuple_and_numpys_numbers_are_pythons():
+    """So that configurations have hashes and records; both are what a user may write."""
+    one = config.Config(hidden_sizes=[8], seed=np.int64(3), discount=np.float32(0.5))
+    other = config.Config(hidden_sizes=(8,), seed=3, discount=0.5)
     assert one == other
     assert hash(one) == hash(other)
+    assert {type(value) for value in (one.seed, one.discount)} == {int, float}
+    assert config.Config(hidden_sizes=np.array([8])) == config.Config(hidden_sizes=(8,))
+
+
+@pytest.mark.parametrize("sizes", ["64", (64.0,), (0,), 64])
+def test_units_are_whole_numbers(sizes):
+    with pytest.raises(ValueError, match=r"hidden_sizes=.* is not allowed"):
+        config.Config(hidden_sizes=sizes)

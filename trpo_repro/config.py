@@ -1,6 +1,9 @@
 """What decides a run: every setting, by inheritance of the groups that the rooms declare."""
 
 import dataclasses
+from typing import Any
+
+import numpy as np
 
 from trpo_repro import environments
 from trpo_repro.algorithms import cem, cma, gradient_ascent, weighted_regression
@@ -79,11 +82,12 @@ class Config(
     """
 
     def __post_init__(self):
-        environments.check_task(self.task)
+        for name, value in vars(self).items():
+            object.__setattr__(self, name, _plain(value))
         check(self)
-        object.__setattr__(self, "hidden_sizes", tuple(self.hidden_sizes))  # a list has no hash
+        environments.check_task(self.task)
         require(
-            all(1 <= units <= 10_000 for units in self.hidden_sizes),
+            all(isinstance(units, int) and 1 <= units <= 10_000 for units in self.hidden_sizes),
             "hidden_sizes",
             self.hidden_sizes,
             "from 1 to 10000",
@@ -177,6 +181,13 @@ class Config(
 
 
 GROUPS: tuple[type[Group], ...] = Config.__bases__
+
+
+def _plain(value: Any) -> Any:
+    """Returns a value without NumPy's types, and a list as a tuple, which has a hash."""
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
 
 
 def unused_settings(config: Config) -> dict[str, str]:

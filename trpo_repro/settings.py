@@ -6,6 +6,7 @@ groups, and flags, help, checks, records and documentation follow from their fie
 
 import dataclasses
 import math
+import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -68,6 +69,15 @@ def algorithms_other_than(*names: str) -> Readers:
     return Readers(text, lambda config: config.algorithm not in names)
 
 
+# Type of a field → the types of its values, and these in words.
+KINDS: Mapping[Any, tuple[tuple[type, ...], str]] = {
+    bool: ((bool,), "True or False"),
+    int: ((int,), "a whole number"),
+    float: ((int, float), "a number"),
+    float | None: ((int, float, types.NoneType), "a number or None"),
+    str: ((str,), "a string"),
+    tuple[int, ...]: ((tuple,), "whole numbers"),
+}
 SAMPLED_ACTIONS = algorithms_other_than("cem", "cma")
 
 
@@ -118,8 +128,9 @@ def check(settings: Any) -> None:
     """Raises ValueError, one line, if a field of a dataclass has a value that is not allowed."""
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
-        if not field.metadata or value is None:
-            continue
+        kinds, words = KINDS[field.type]
+        is_of_kind = isinstance(value, kinds) and isinstance(value, bool) == (field.type is bool)
+        require(is_of_kind, field.name, repr(value), words)
         if field.metadata["choices"]:
             if value not in field.metadata["choices"]:
                 known = ", ".join(field.metadata["choices"])

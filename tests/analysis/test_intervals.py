@@ -74,6 +74,12 @@ def test_seeds_that_agree_have_their_value_as_interval():
     assert intervals.of_paired_ratio(same, same / 2) == (2.0, 2.0, 2.0)
 
 
+@pytest.mark.parametrize("of", [intervals.of_difference, intervals.of_paired_ratio])
+def test_one_value_has_no_difference_nor_ratio(of):
+    with pytest.raises(ValueError, match="an interval of 1 values is not defined"):
+        of(np.ones(1), np.ones(1))
+
+
 def test_one_seed_has_no_interval_and_missing_values_are_left_out():
     _, low, _ = intervals.across_seeds(np.ones((1, 4)))
     assert np.isnan(low).all()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import gc
+import multiprocessing
 
 import gymnasium
 import numpy as np
@@ -86,6 +87,26 @@ def test_processes_change_no_number():
         found.append(_play(environment, environment.initial(2, generator), generator, 210))
     for one, other in zip(*found, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_evaluations_and_films_make_no_processes(tmp_path):
+    """They play a hundred episodes at a time."""
+    config = Config(
+        task="CartPole-v1",
+        env_processes=True,
+        steps_per_iteration=20,
+        path_length=10,
+        iterations=1,
+        fresh_paths=False,
+    )
+    runs.run(config, tmp_path, evaluate_at=[1])
+    assert len(multiprocessing.active_children()) <= 2  # of the two paths that were trained on
+    _, environment, policy = runs.load(tmp_path)
+    assert policy.play(environment, episodes=3, seed=1).returns.all()
+    assert len(multiprocessing.active_children()) <= 2
+    drawn = runs.load(tmp_path, drawn=True).environment
+    states = drawn.initial(2, np.random.default_rng(0))
+    assert drawn.render(states).ndim == 4
 
 
 def test_a_class_that_cannot_be_made_is_one_line():

@@ -111,6 +111,7 @@ def test_improvement_ratio_is_actual_over_predicted():
         (0.01, Outcome.LINE_SEARCH_FAILED, np.nan, 0.01 / 16),
         (0.01, Outcome.NOT_FINITE, np.nan, 0.01),
         (0.01, Outcome.NONPOSITIVE_CURVATURE, np.nan, 0.01),
+        (0.01, Outcome.ZERO_GRADIENT, np.nan, 0.01),
         (0.5, Outcome.ACCEPTED, 0.9, 1.0),
         (0.0002, Outcome.ACCEPTED, 0.1, 0.0001),
     ],
@@ -214,6 +215,27 @@ def test_fixed_step_into_not_a_number_is_rejected():
     after, report = _step(theta, problem, trust_region.METHODS["natural_gradient"])
     assert report["outcome"] == Outcome.NOT_FINITE
     assert after.tobytes() == theta.numpy().tobytes()
+
+
+@pytest.mark.parametrize("name", trust_region.METHODS)
+def test_a_gradient_of_zero_is_no_step_of_any_method(name):
+    """As where all Q-values are equal. Nothing is searched: one evaluation, at θ."""
+    theta, problem, _ = _quadratic()
+    points = []
+
+    def evaluate(x):
+        points.append(x)
+        return problem.evaluate(x)
+
+    still = problem._replace(
+        gradient=lambda: (tf.constant(0.0, tf.float64), tf.zeros([SIZE], tf.float64)),
+        evaluate=evaluate,
+    )
+    after, report = trust_region.trust_region_step(theta, still, trust_region.METHODS[name])
+    assert int(report.outcome) == Outcome.ZERO_GRADIENT
+    assert after.numpy().tobytes() == theta.numpy().tobytes()
+    assert [point.numpy().tobytes() for point in points] == [theta.numpy().tobytes()]
+    assert np.isnan(float(report.improvement_ratio))
 
 
 def test_curvature_lost_after_convergence_is_no_reason_to_refuse():

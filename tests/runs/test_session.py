@@ -69,6 +69,27 @@ def test_a_signal_whose_interrupt_compiled_code_loses_stops_all_the_same(
     assert runs.load_state(run).iteration == 2
 
 
+def test_a_session_that_fails_leaves_the_policy_and_its_checkpoint_too(run, monkeypatch):
+    def failing(config, *arguments):
+        trainer = original(config, *arguments)
+        whole = trainer.iterate
+
+        def iterate(state):
+            if state.iteration == 3:
+                raise ValueError("of the environment")
+            return whole(state)
+
+        monkeypatch.setattr(trainer, "iterate", iterate)
+        return trainer
+
+    original = session.training.make_trainer
+    monkeypatch.setattr(session.training, "make_trainer", failing)
+    with pytest.raises(ValueError, match="of the environment"):
+        runs.run(dataclasses.replace(TINY, iterations=9), run, resume=True)
+    assert runs.load(run).policy.iteration == 3
+    assert [path.name for path in run.glob("checkpoint-*")] == ["checkpoint-00000003.npz"]
+
+
 def test_a_run_that_has_ended_keeps_the_checkpoint_that_it_came_with(run):
     """A clone has it alone; more iterations can still be asked for."""
     runs.run(TINY, run, resume=True, stop_at=1)

@@ -60,7 +60,11 @@ def of_difference(first: np.ndarray, second: np.ndarray) -> Interval:
     Args:
       first: [S] values, one a seed, S ≥ 2.
       second: [S'] values, S' ≥ 2.
+
+    Raises:
+      ValueError: there are fewer values.
     """
+    _check_count(first, second)
     difference = float(first.mean() - second.mean())
     if first.var() == second.var() == 0:  # the interval is the point, of which SciPy makes NaN
         return Interval(difference, difference, difference)
@@ -77,7 +81,11 @@ def of_paired_ratio(first: np.ndarray, second: np.ndarray) -> Interval:
     Args:
       first: [S] values, one a seed, S ≥ 2.
       second: [S] values of the same seeds.
+
+    Raises:
+      ValueError: there are fewer values.
     """
+    _check_count(first, second)
     count = len(first)
     square = _student(count - 1) ** 2 / count
     (own, both), (_, other) = np.cov(first, second)
@@ -90,6 +98,12 @@ def of_paired_ratio(first: np.ndarray, second: np.ndarray) -> Interval:
         return Interval(ratio, -np.inf, np.inf)
     root = np.sqrt(max(0.0, half**2 - leading * (one**2 - square * own)))  # less by rounding alone
     return Interval(ratio, float((half - root) / leading), float((half + root) / leading))
+
+
+def _check_count(*samples: np.ndarray) -> None:
+    least = min(map(len, samples))
+    if least < 2:
+        raise ValueError(f"an interval of {least} values is not defined: must be 2 or more")
 
 
 def _student(degrees):

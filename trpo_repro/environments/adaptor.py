@@ -142,7 +142,9 @@ class GymnasiumEnvironment(base.Environment):
             if not processes:
                 how = "copy.deepcopy does not copy them exactly"
             raise ValueError(f"task {name} cannot restore its states: {how}")
-        if not processes:
+        if processes:
+            first.close()
+        else:
             self._pool.append(first)
 
     def initial(self, batch_size, generator):

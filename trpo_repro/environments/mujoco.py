@@ -17,14 +17,17 @@ import numpy as np
 from mujoco import batch as mujoco_batch
 
 from trpo_repro.environments import base, drawing
-from trpo_repro.settings import NOT_ATARI, Group, setting
+from trpo_repro.settings import Group, Readers, setting
 
 _ASSETS = pathlib.Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets"
 _NET_FORCE = (1 << int(mujoco.mjtConDataField.mjCONDATA_FORCE), 3, 1)  # data, reduction, slots
 
 
+IN_MUJOCO = Readers("MuJoCo's tasks that are built in", lambda config: config.task in TASKS)
+
+
 @dataclasses.dataclass(frozen=True)
-class ThreadSettings(Group, title="Simulator", readers=NOT_ATARI):
+class ThreadSettings(Group, title="Simulator", readers=IN_MUJOCO):
     threads: int = setting(
         0, "Simulator threads, 0 for every core; never changes a number", at_least=0
     )

@@ -177,6 +177,7 @@ class Outcome(enum.IntEnum):
     LINE_SEARCH_FAILED = 1
     NONPOSITIVE_CURVATURE = 2
     NOT_FINITE = 3
+    ZERO_GRADIENT = 4
 
 
 class Evaluation(NamedTuple):
@@ -235,11 +236,12 @@ def trust_region_step(
         kl_limit = tf.constant(method.kl_limit, theta.dtype)
     before, gradient = problem.gradient()
     gradient_finite = tf.reduce_all(tf.math.is_finite(gradient))
+    zero_gradient = tf.reduce_all(tf.equal(gradient, 0))
     gradient = tf.where(gradient_finite, gradient, tf.zeros_like(gradient))
     direction = _direction(problem, gradient, method)
     step = _full_step(problem, direction, method, kl_limit)
     positive, finite = step.positive, step.finite & gradient_finite
-    usable = positive & finite
+    usable = positive & finite & ~zero_gradient
     full_step = tf.where(usable, step.x, tf.zeros_like(step.x))
     search = _search(theta, full_step, usable, before, problem, method, kl_limit)
     at = search.evaluation
@@ -248,6 +250,7 @@ def trust_region_step(
 
     outcome = tf.where(search.accepted, int(Outcome.ACCEPTED), int(Outcome.LINE_SEARCH_FAILED))
     outcome = tf.where(positive, outcome, int(Outcome.NONPOSITIVE_CURVATURE))
+    outcome = tf.where(zero_gradient, int(Outcome.ZERO_GRADIENT), outcome)
     outcome = tf.where(finite, outcome, int(Outcome.NOT_FINITE))
     accepted = tf.equal(outcome, int(Outcome.ACCEPTED))
     theta_after = tf.where(accepted, search.theta, theta)
@@ -325,12 +328,10 @@ def _full_step(
     if method.step is StepRule.FIXED:
         return direction._replace(x=tf.constant(method.step_size, x.dtype) * x)
     quadratic = problem.quadratic_kl(x)
-    # A zero gradient leaves a zero direction: no step, and not a curvature failure.
-    still = tf.reduce_all(tf.equal(x, 0))
     ratio = tf.math.divide_no_nan(2 * kl_limit, quadratic)
     return direction._replace(
         x=tf.sqrt(tf.maximum(ratio, 0)) * x,
-        positive=direction.positive & ((quadratic > 0) | still),
+        positive=direction.positive & (quadratic > 0),
         finite=direction.finite & tf.math.is_finite(quadratic),
     )
 

@@ -66,7 +66,7 @@ class Evaluations:
         if state.iteration not in self._at:
             return
         if self._environment is None:
-            self._environment = training.make_environment(self._config, restorable=False)
+            self._environment = training.make_environment(self._config, only_played=True)
         trained = saved_policies.TrainedPolicy(
             trainer.policy, state.theta, state.iteration, state.normalizer
         )

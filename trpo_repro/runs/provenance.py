@@ -31,11 +31,9 @@ def describe_session(first_iteration: int, command: Sequence[str] | None) -> dic
       first_iteration: completed iterations before it.
       command: command that began it; this process's own when None.
     """
-    script = pathlib.Path(sys.argv[0])
-    own = ["python", f"{script.parent.name}/{script.name}", *sys.argv[1:]]
     return {
         "completed_iterations": first_iteration,
-        "command": shlex.join(own if command is None else command),
+        "command": shlex.join(_own_command() if command is None else command),
         "git_revision": _git_revision(),
         "cores": len(os.sched_getaffinity(0)),
         "versions": {
@@ -45,11 +43,28 @@ def describe_session(first_iteration: int, command: Sequence[str] | None) -> dic
     }
 
 
+def _own_command() -> list[str]:
+    """Returns this process's command, without the machine's directories."""
+    script, module = pathlib.Path(sys.argv[0]), getattr(sys.modules["__main__"], "__spec__", None)
+    if module is not None:
+        return ["python", "-m", module.name, *sys.argv[1:]]
+    if script.suffix == ".py":
+        return ["python", f"{script.parent.name}/{script.name}", *sys.argv[1:]]
+    return [script.name, *sys.argv[1:]]  # installed
+
+
 def _git_revision() -> str:
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
-    directory = pathlib.Path(__file__).parent
+    """Returns the revision of this tree; `unknown` where the package is installed elsewhere."""
+    root = pathlib.Path(__file__).resolve().parents[2]
+
+    def git(*command):
+        return subprocess.check_output(
+            ["git", *command], cwd=root, stderr=subprocess.DEVNULL, text=True
+        ).strip()
+
     try:
-        result = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=True)
+        if pathlib.Path(git("rev-parse", "--show-toplevel")) != root:
+            return "unknown"
+        return git("describe", "--always", "--dirty", "--abbrev=40")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return result.stdout.strip()

@@ -21,7 +21,7 @@ from trpo_repro import environments, files, signals, training
 from trpo_repro.config import BLACK_BOX, Config, unused_settings
 from trpo_repro.runs import checkpoint, evaluations, metrics, provenance, saved_policies
 
-HALF = "policy_half.npz"  # the policy after half of the iterations that were first asked for
+HALF = "policy_half.npz"  # the policy after half of the iterations, as last asked for
 
 # A resumed run may change these.
 FREE_ON_RESUME = ("iterations", "target_return", "threads", "workers", "ray_address")
@@ -42,9 +42,9 @@ def run(
     """Trains in a directory: config.json, metrics.csv, tensorboard/, checkpoints/, policy.npz.
 
     A checkpoint is written after every iteration. SIGINT and SIGTERM end the session at once with
-    the last completed iteration saved. Every session leaves the policy; if the run is unfinished,
-    also its checkpoint in one compressed file beside metrics.csv, from which any copy of the
-    directory can be resumed.
+    the last completed iteration saved. Every session but a killed one leaves the policy; if the run
+    is unfinished, also its checkpoint in one compressed file beside metrics.csv, from which any
+    copy of the directory can be resumed.
 
     Args:
       config: configuration of the run.
@@ -91,7 +91,7 @@ def run(
                         saved_policies.save_policy(directory / "policy.npz", trainer.policy, after)
                     writer.write(row)
                     state = after
-                    if state.iteration == (stop_at or config.iterations) // 2:
+                    if state.iteration == config.iterations // 2:
                         saved_policies.save_policy(directory / HALF, trainer.policy, state)
                     checkpoint.save(checkpoints, state.iteration, state.to_arrays(), run=digest)
                 progress.report(row)
@@ -100,6 +100,9 @@ def run(
         except BaseException as error:
             # A library's compiled code may turn the KeyboardInterrupt into an error of its own.
             if not (caught or isinstance(error, KeyboardInterrupt)):
+                if state is not None:
+                    with contextlib.suppress(OSError):  # what failed may be the disk
+                        _leave(config, directory, trainer, state)
                 raise
             with signals.handled(signal.SIG_IGN):
                 if state is not None:
@@ -229,7 +232,9 @@ def _allowed_record(
     if resume:
         return check_resumable(config, directory)
     if (directory / "config.json").exists() and not replace:
-        raise ValueError(f"{directory} already holds a run; pass --resume or another --out")
+        raise ValueError(
+            f"{directory} already holds a run: resume it (--resume; resume=True), or choose another"
+        )
     return {"sessions": []}
 
 
@@ -323,7 +328,7 @@ def load(
     if drawn and config.is_gymnasium:
         arguments = {**json.loads(config.env_kwargs), "render_mode": "rgb_array"}
         shown = dataclasses.replace(config, env_kwargs=json.dumps(arguments))
-    environment = training.make_environment(shown, restorable=False)
+    environment = training.make_environment(shown, only_played=True)
     policy = training.make_policy(config, environment)
     path = directory / policy_file
     trained = saved_policies.load_policy(path, policy, normalized=config.normalize_observations)
@@ -343,11 +348,10 @@ def load_config(directory: pathlib.Path) -> Config:
     unknown = sorted(record.keys() - {field.name for field in dataclasses.fields(Config)})
     if unknown:
         raise ValueError(f"{path} has settings that this version does not know: {unknown}")
-    lists = {name: tuple(value) for name, value in record.items() if isinstance(value, list)}
     try:
-        return Config(**{**record, **lists})
-    except TypeError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
+        return Config(**record)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def can_resume(directory: pathlib.Path) -> bool:

@@ -15,13 +15,13 @@ from trpo_repro.sampling import single_path, vine, workers
 PIXEL_CHUNK_SIZE = 256  # the convolutions' activations then stay in the third-level cache
 
 
-def make_environment(config: Config, *, restorable: bool | None = None) -> environments.Environment:
+def make_environment(config: Config, *, only_played: bool = False) -> environments.Environment:
     """Returns the environment of `config.task`.
 
     Args:
       config: configuration of the run.
-      restorable: whether Gymnasium's states are copied at every step; if None, as the sampler
-        needs.
+      only_played: whether it is for whole episodes of a trained policy, as many at a time as are
+        asked for: Gymnasium's environments are then all in this process, and are not copied.
     """
     return environments.make(
         config.task,
@@ -30,8 +30,8 @@ def make_environment(config: Config, *, restorable: bool | None = None) -> envir
         action_set=config.action_set,
         sticky_probability=config.sticky_probability,
         env_kwargs=adaptor.parse_arguments(config.env_kwargs),
-        env_processes=config.env_processes,
-        copies=config.sampler == "vine" if restorable is None else restorable,
+        env_processes=config.env_processes and not only_played,
+        copies=config.sampler == "vine" and not only_played,
     )
 
 
