@@ -180,10 +180,20 @@ def test_seeds_go_with_no_seed(script):
     assert_refused(script("train", "--jobs=2"), "--jobs is not allowed without --seeds")
 
 
-@pytest.mark.parametrize("text", ["3", "h", "", "1d", "m3"])
+@pytest.mark.parametrize("text", ["3", "h", "", "1d", "m3", "-5m", "infs", "nanm"])
 def test_wrong_times_are_refused(text):
     with pytest.raises(ValueError, match="is no time: must be like 90s, 30m or 2h"):
         cli.seconds(text)
+
+
+def test_verbosity_shows_where_a_refusal_is_from(script, tmp_path):
+    """A ValueError of a user's own environment is one, too."""
+    (tmp_path / "config.json").write_text("{broken")
+    result = script("train", "--resume", f"--out={tmp_path}", "--verbosity=1")
+    assert result.returncode == 2
+    assert "Traceback" in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("error: ")
+    assert_refused(script("train", "--resume", f"--out={tmp_path}"), "config.json is damaged")
 
 
 def test_times():

@@ -167,6 +167,21 @@ def test_actions_are_the_distributions_at_the_networks_parameters(task):
     np.testing.assert_allclose(policy.mode(theta, seen), mode, rtol=1e-6, atol=1e-6)
 
 
+def test_several_actions_of_a_state_are_those_of_the_state_repeated():
+    """A row of a batch of 5 may round otherwise than one of 20: 1e-5."""
+    policy = _policy("hopper", output_scale=1.0)
+    theta = policy.network.initial_parameters()
+    generator = np.random.default_rng(0)
+    seen = generator.standard_normal((5, *policy.observation_shape)).astype(np.float32)
+    noise = policy.family.draw_noise(generator, (5, 4))
+    actions, log_probs = policy.sample_several(theta, seen, noise)
+    repeated, flat = np.repeat(seen, 4, axis=0), noise.reshape(20, *noise.shape[2:])
+    expected = policy.sample(theta, repeated, flat)
+    np.testing.assert_allclose(actions.reshape(expected.shape), expected, rtol=1e-5, atol=1e-6)
+    likelihoods = policy.log_prob(theta, repeated, expected)
+    np.testing.assert_allclose(log_probs.ravel(), likelihoods, rtol=1e-5, atol=1e-5)
+
+
 def test_a_populations_actions_are_those_of_its_policies():
     """Rows that left change nothing for the others, however few are left."""
     policy = _policy("hopper")

@@ -58,7 +58,7 @@ def test_bad_input_says_which_state():
         mdp.FiniteMDP(good.transitions, good.rewards, 2 * good.initial, 0.9)
     with pytest.raises(ValueError, match="transitions have shape"):
         mdp.FiniteMDP(good.transitions[:, :2], good.rewards, good.initial, 0.9)
-    with pytest.raises(ValueError, match="rewards are not finite"):
+    with pytest.raises(ValueError, match="rewards, state"):
         mdp.FiniteMDP(good.transitions, good.rewards * np.inf, good.initial, 0.9)
     policy = np.full((5, 3), 1 / 3)
     policy[3] = [0.5, 0.6, -0.1]

@@ -100,17 +100,19 @@ class GradientAscent:
         self._policy = policy
         self._method = method
         self._chunk_size = chunk_size
-        clipped = method.objective is Objective.CLIPPED
-        self._surrogate: surrogates.Surrogate = surrogates.ImportanceSampled()
-        if clipped:
-            self._surrogate = surrogates.Clipped(method.clip_range)
+        self._is_penalized = method.objective is not Objective.CLIPPED
+        self._surrogate: surrogates.Surrogate = (
+            surrogates.ImportanceSampled()
+            if self._is_penalized
+            else surrogates.Clipped(method.clip_range)
+        )
         # Scratch of one update: every call writes it first and reads it last.
         self._theta = keras.Variable(
             policy.network.initial_parameters(), dtype=policy.network.dtype.name, name="theta"
         )
         self._optimizer = optimizer or keras.optimizers.Adam(method.ascent_rate)
         self._optimizer.build([self._theta])
-        self._unused = [variable.numpy() for variable in self._optimizer.variables]
+        self._fresh_optimizer = [variable.numpy() for variable in self._optimizer.variables]
         dtype = policy.network.dtype
         batch = {
             "observations": tf.TensorSpec(
@@ -143,21 +145,14 @@ class GradientAscent:
         kl_batch: Mapping[str, Any] | None = None,
         memory: Mapping[str, np.ndarray] | None = None,
     ) -> tuple[np.ndarray, dict[str, Any], dict[str, np.ndarray]]:
-        """Returns (θ', report by name, memory'); called as `policy_update.PolicyUpdate` is.
+        """Returns (θ', report, memory'), as `policy_update.Update` does.
 
-        Args:
-          theta: [P], the parameters that the batch was sampled with.
-          batch: `observations` [N, ...] and what the surrogate reads, [N, ...].
-          generator: not used: nothing is drawn.
-          kl_batch: none; the KL is over the batch's states.
-          memory: what the update before left; `initial_memory` when None.
+        Nothing is drawn, and the KL is over the batch's states.
         """
         del generator, kl_batch
         memory = self.initial_memory() if memory is None else memory
         multiplier = float(memory.get("multiplier", self._method.multiplier))
-        if self._method.objective is Objective.CLIPPED:
-            multiplier = 0.0
-        for variable, start in zip(self._optimizer.variables, self._unused, strict=True):
+        for variable, start in zip(self._optimizer.variables, self._fresh_optimizer, strict=True):
             variable.assign(start)
         self._theta.assign(theta)
         before, after, gradient_norm, entropy = self._climb(theta, dict(batch), multiplier)
@@ -181,7 +176,7 @@ class GradientAscent:
                 "entropy": entropy.numpy(),
                 "gradient_norm": gradient_norm.numpy(),
                 "step_norm": np.linalg.norm(found - theta),
-                "multiplier": multiplier if multiplier else np.nan,
+                "multiplier": multiplier if self._is_penalized else np.nan,
                 "outcome": outcome,
             },
             kept,
@@ -198,7 +193,7 @@ class GradientAscent:
 
         def step(i):
             here = tf.convert_to_tensor(self._theta.value)
-            ascent = means.penalized_gradient(here, multiplier)
+            ascent = means.penalized_gradient(here, multiplier if self._is_penalized else None)
             self._optimizer.apply([-ascent], [self._theta])
             return i + 1
 

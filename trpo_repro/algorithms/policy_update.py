@@ -1,7 +1,7 @@
 """The policy's update: the trust-region step over a batch in chunks, compiled into one graph."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -11,6 +11,42 @@ from trpo_repro.estimation import surrogates
 from trpo_repro.optimization import chunks, curvature, trust_region
 from trpo_repro.policies import kronecker
 from trpo_repro.policies import policy as policy_lib
+
+
+class Update(Protocol):
+    """What an algorithm makes of a batch.
+
+    Attributes:
+      array_names: names of the arrays that a batch must hold.
+    """
+
+    array_names: tuple[str, ...]
+
+    def initial_memory(self) -> dict[str, np.ndarray]:
+        """Returns what the first update remembers of the one before."""
+
+    def __call__(
+        self,
+        theta: np.ndarray,
+        batch: Mapping[str, Any],
+        generator: np.random.Generator,
+        kl_batch: Mapping[str, Any] | None = None,
+        memory: Mapping[str, np.ndarray] | None = None,
+    ) -> tuple[np.ndarray, dict[str, Any], dict[str, np.ndarray]]:
+        """Returns (θ', report, memory').
+
+        Args:
+          theta: [P], the parameters that the batch was sampled with.
+          batch: `observations` [N, ...] and the other arrays of `array_names`, [N, ...].
+          generator: decides what the update draws.
+          kl_batch: the constraint's states where they are not the surrogate's: `observations`
+            [M, ...].
+          memory: what the update before left; `initial_memory` when None.
+
+        Returns:
+          θ', which is θ bit for bit unless the outcome is ACCEPTED; numbers of metrics.csv by
+          name, `outcome` among them; and what the next update remembers.
+        """
 
 
 class PolicyUpdate:
@@ -108,20 +144,12 @@ class PolicyUpdate:
         kl_batch: Mapping[str, Any] | None = None,
         memory: Mapping[str, np.ndarray] | None = None,
     ) -> tuple[np.ndarray, dict[str, Any], dict[str, np.ndarray]]:
-        """Returns (θ', report by name, memory').
+        """Returns (θ', report, memory'), as Update does.
 
-        Args:
-          theta: [P], the parameters that the batch was sampled with.
-          batch: `observations` [N, ...], what the surrogate reads, [N, ...], and, with
-            weighted_states, `weights` [N] ≥ 0.
-          generator: chooses the states of the Fisher matrix.
-          kl_batch: with separate_kl_states, the constraint's states: `observations` [M, ...], and
-            `weights` [M]; stacked frames have the store of the batch's.
-          memory: what the update before left; `initial_memory` when None.
-
-        Returns:
-          θ'; the fields of `trust_region.Report`, with the mean `entropy` of π_old, in nats, and
-          the `kl_limit` where it changes; and what the next update remembers.
+        With weighted_states, both batches hold `weights` ≥ 0, [N] and [M]. The generator chooses
+        the states of the Fisher matrix. Stacked frames of kl_batch have the store of the batch's.
+        The report has the fields of `trust_region.Report`, the mean `entropy` of π_old, in nats,
+        and the `kl_limit` where it changes.
 
         Raises:
           ValueError: kl_batch is missing, or given without separate_kl_states.
@@ -216,19 +244,33 @@ class ChunkedMeans:
 
     def __init__(
         self,
-        policy,
-        surrogate,
-        theta,
-        batch,
-        kl_batch,
-        fisher,
-        chunk_size,
-        frames=None,
+        policy: policy_lib.Policy,
+        surrogate: surrogates.Surrogate,
+        theta: tf.Tensor,
+        batch: Mapping[str, tf.Tensor],
+        kl_batch: Mapping[str, tf.Tensor] | None,
+        fisher: Mapping[str, tf.Tensor],
+        chunk_size: int,
+        frames: tf.Tensor | None = None,
         *,
-        kl_direction="old_new",
+        kl_direction: str = "old_new",
     ):
+        """Computes the distributions' parameters at θ_old of the batch's states.
+
+        Args:
+          policy: π_θ.
+          surrogate: objective L.
+          theta: [P] θ_old.
+          batch: `observations` [N, ...], and what the surrogate reads, [N, ...].
+          kl_batch: `observations` [M, ...] of the KL's states; None for those of the batch.
+          fisher: `observations` [n, ...] of the Fisher matrix's states, with `actions` for the
+            empirical one.
+          chunk_size: states of a chunk.
+          frames: [F, H, W] that observations are then indices of; None for whole observations.
+          kl_direction: `old_new` for KL(old ‖ θ), `new_old` for KL(θ ‖ old).
+        """
         self._kl_direction = kl_direction
-        self._see = lambda observations: observations
+        self._see: Callable[[tf.Tensor], tf.Tensor] = lambda observations: observations
         if frames is not None:  # then observations are indices of frames, [n, F]
             self._see = lambda index: tf.gather(frames, index)
         self._network = lambda theta, observations: policy.network(theta, self._see(observations))
@@ -253,14 +295,15 @@ class ChunkedMeans:
         return self._mean(of_chunk, self._batch, (self._zero, tf.zeros_like(self._theta)))
 
     def penalized_gradient(self, theta, multiplier):
-        """Returns ∇(L − λ KL(old ‖ θ)) at any θ, λ a scalar."""
+        """Returns ∇(L − λ KL(old ‖ θ)) at any θ; λ is a scalar, or None for ∇L alone."""
 
         def of_chunk(chunk):
             with tf.GradientTape() as tape:
                 tape.watch(theta)
                 parameters = self._network(theta, chunk["observations"])
                 total = self._surrogate_sum(parameters, chunk)
-                total -= multiplier * self._kl(parameters, chunk)[0]
+                if multiplier is not None:
+                    total -= multiplier * self._kl(parameters, chunk)[0]
             return tape.gradient(total, theta)
 
         return self._mean(of_chunk, self._batch, tf.zeros_like(theta))

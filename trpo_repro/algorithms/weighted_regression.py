@@ -189,15 +189,7 @@ class WeightedRegression:
         kl_batch: Mapping[str, np.ndarray] | None = None,
         memory: Mapping[str, np.ndarray] | None = None,
     ) -> tuple[np.ndarray, dict[str, Any], dict[str, np.ndarray]]:
-        """Returns (θ', report by name, {}); called as `policy_update.PolicyUpdate` is.
-
-        Args:
-          theta: [P], the parameters that the batch was sampled with.
-          batch: `observations` [N, ...], `actions` [N, ...] and `advantages` [N].
-          generator: not used: nothing is drawn.
-          kl_batch: none; there is no constraint on KL.
-          memory: not used.
-        """
+        """Returns (θ', report, {}), as `policy_update.Update` does; nothing is drawn or limited."""
         del generator, kl_batch, memory
         fitted, outcome = theta, trust_region.Outcome.NOT_FINITE
         # LAPACK does not return from numbers that are not finite.

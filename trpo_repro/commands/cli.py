@@ -4,13 +4,14 @@ import contextlib
 import difflib
 import os
 import pathlib
+import re
 import signal
 import sys
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import NoReturn
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from trpo_repro import signals
 
@@ -25,7 +26,11 @@ flags.register_validator(
 
 
 def refuse(message: str) -> NoReturn:
-    """Ends the process with one line on standard error and exit code 2."""
+    """Ends the process with one line on standard error and exit code 2.
+
+    Of an error that is being handled --verbosity=1 shows where it is from.
+    """
+    logging.debug("refused", exc_info=True)
     print(f"error: {message}", file=sys.stderr)
     sys.exit(2)
 
@@ -91,10 +96,9 @@ def seconds(text: str) -> float:
       ValueError: it is none.
     """
     units = {"s": 1, "m": 60, "h": 3600}
-    try:
-        return float(text[:-1]) * units[text[-1:]]
-    except (ValueError, KeyError):
-        raise ValueError(f"{text!r} is no time: must be like 90s, 30m or 2h") from None
+    if not re.fullmatch(r"\d+(\.\d+)?[smh]", text):
+        raise ValueError(f"{text!r} is no time: must be like 90s, 30m or 2h")
+    return float(text[:-1]) * units[text[-1]]
 
 
 def _parse(argv: Sequence[str], module: str, help_text: Callable[[], str] | None) -> list[str]:

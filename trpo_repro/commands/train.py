@@ -6,6 +6,7 @@ The run's directory is runs/TASK_ALGORITHM_SEED by default.
 """
 
 import dataclasses
+import errno
 import json
 import pathlib
 import textwrap
@@ -204,7 +205,10 @@ def main(_):
     except (ValueError, *LOSSES) as error:
         cli.refuse(str(error))
     except OSError as error:
-        place, whole = pathlib.Path(error.filename or directory).resolve(), directory.resolve()
+        whole = directory.resolve()
+        if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            cli.refuse(str(error))
+        place = pathlib.Path(error.filename or whole).resolve()
         if not (place.is_relative_to(whole) or whole.is_relative_to(place)):
             cli.refuse(str(error))
         cli.refuse(f"--out={directory} cannot be written: {error.strerror or error}")

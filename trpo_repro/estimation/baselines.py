@@ -67,13 +67,14 @@ def quadratic_features(observations: np.ndarray) -> np.ndarray:
     return np.concatenate([clipped, clipped**2, np.ones((len(clipped), 1))], axis=1)
 
 
+RIDGE = 1e-5  # penalty on the squared weights of linear regression
+
+
 class LinearBaseline:
     """Ridge regression on (s, s², 1, t, t², t³), as in Duan et al. (2016), t in 100 steps."""
 
-    def __init__(self, observation_size: int, ridge: float = 1e-5):
-        """Args: observation_size: columns; ridge: penalty on squared weights."""
+    def __init__(self, observation_size: int):
         self._size = 2 * observation_size + 4
-        self._ridge = ridge
 
     def initial_state(self):
         return {"weights": np.zeros(self._size)}
@@ -83,7 +84,7 @@ class LinearBaseline:
 
     def fit(self, state, observations, elapsed, targets, generator):
         features = self._features(observations, elapsed)
-        gram = features.T @ features + self._ridge * np.eye(self._size)
+        gram = features.T @ features + RIDGE * np.eye(self._size)
         return {"weights": np.linalg.lstsq(gram, features.T @ targets, rcond=None)[0]}
 
     def _features(self, observations, elapsed):

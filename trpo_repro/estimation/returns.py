@@ -24,25 +24,21 @@ class AdvantageSettings(
     gae_lambda: float = setting(1.0, "λ of generalized advantage estimation", at_least=0, at_most=1)
 
 
-def discounted_sums(
-    terms: np.ndarray, ends: np.ndarray, discount: float, after_end: np.ndarray | float = 0.0
-) -> np.ndarray:
-    """Returns y_t = x_t + discount · y_{t+1} along each path.
+def discounted_sums(terms: np.ndarray, ends: np.ndarray, discount: float) -> np.ndarray:
+    """Returns y_t = x_t + discount · y_{t+1} along each path, with nothing after its end.
 
     Args:
       terms: [T, B] x.
       ends: [T, B] bool, t is the last step of its path; step T - 1 always is.
       discount: in [0, 1].
-      after_end: [T, B] or scalar, what y_{t+1} stands for where the path ends at t.
 
     Returns:
       [T, B] float64.
     """
     sums = np.empty(terms.shape, np.float64)
-    after_end = np.broadcast_to(after_end, terms.shape)
-    next_sum = after_end[-1]
+    next_sum = np.zeros(terms.shape[1:])
     for t in reversed(range(len(terms))):
-        next_sum = terms[t] + discount * np.where(ends[t], after_end[t], next_sum)
+        next_sum = terms[t] + discount * np.where(ends[t], 0.0, next_sum)
         sums[t] = next_sum
     return sums
 

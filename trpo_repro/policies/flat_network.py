@@ -22,7 +22,8 @@ class FlatNetwork:
 
     def __init__(self, model: keras.Model):
         if model.non_trainable_variables:
-            raise ValueError("FlatNetwork takes models whose variables are all trainable")
+            fixed = ", ".join(variable.path for variable in model.non_trainable_variables)
+            raise ValueError(f"model has variables that are not trainable: {fixed}")
         self._model = model
         variables = model.trainable_variables
         self._order = sorted(range(len(variables)), key=lambda i: variables[i].path)

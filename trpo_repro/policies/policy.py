@@ -51,6 +51,9 @@ class Policy:
             observations,
             noise,
         )
+        self._parameters = _called_directly(
+            lambda theta, observations: self.network(theta, observations), theta, observations
+        )
         self._mode = _called_directly(
             lambda theta, observations: family.mode(self.network(theta, observations)),
             theta,
@@ -122,8 +125,24 @@ class Policy:
     ) -> np.ndarray:
         """Returns [N] log π_θ(a|s) of [N, ...] actions in [N, ...] observations."""
         inputs = tf.constant(observations, self.observation_dtype)
-        outputs = self.network(tf.constant(theta), inputs)
-        return self.family.log_prob(outputs, actions).numpy()
+        parameters = self._parameters(tf.constant(theta), inputs)
+        return self.family.log_prob(parameters, actions).numpy()
+
+    def sample_several(
+        self, theta: np.ndarray, observations: np.ndarray, noise: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the actions [N, K, ...] that `noise` decides, and their log π_θ(a|s), [N, K].
+
+        Args:
+          theta: [P].
+          observations: [N, ...], each seen once by the network.
+          noise: [N, K, ...].
+        """
+        inputs = tf.constant(observations, self.observation_dtype)
+        parameters = self._parameters(tf.constant(theta), inputs)
+        repeated = tf.repeat(parameters[:, None], noise.shape[1], axis=1)
+        actions = self.family.sample(repeated, tf.constant(noise))
+        return actions.numpy(), self.family.log_prob(repeated, actions).numpy()
 
     def mode(self, theta: np.ndarray, observations: np.ndarray) -> np.ndarray:
         """Returns the most probable [N, ...] actions in [N, ...] observations."""

@@ -289,23 +289,15 @@ def propose(
     family = policy.family
     size = len(observations)
     if uniform_over is None:
-        repeated = np.repeat(observations, count, axis=0)
-        actions = policy.sample(theta, repeated, family.draw_noise(generator, (size * count,)))
-        log_probs = policy.log_prob(theta, repeated, actions)
-    else:
-        check_proposal("uniform", uniform_over)
-        choices = family.all_actions()
-        if len(choices) <= count:
-            actions = np.concatenate([choices] * size)
-        else:
-            every = np.broadcast_to(np.arange(len(choices)), (size, len(choices)))
-            drawn = generator.permuted(every, axis=1)[:, :count]
-            actions = choices[drawn.reshape(-1)]
-        log_probs = np.full(len(actions), -np.log(len(choices)))
-    return (
-        actions.reshape(size, -1, *family.action_shape),
-        log_probs.reshape(size, -1).astype(np.float32),
-    )
+        noise = family.draw_noise(generator, (size, count))
+        actions, log_probs = policy.sample_several(theta, observations, noise)
+        return actions, log_probs.astype(np.float32)
+    check_proposal("uniform", uniform_over)
+    choices = family.all_actions()
+    drawn = np.broadcast_to(np.arange(len(choices)), (size, len(choices)))
+    if count < len(choices):
+        drawn = generator.permuted(drawn, axis=1)[:, :count]
+    return choices[drawn], np.full(drawn.shape, -np.log(len(choices)), np.float32)
 
 
 def branch_values(
@@ -363,11 +355,12 @@ def branch_values(
         together = min(together, most_steps // length)
     together = max(together, count)
     live = _LiveBranches.none(states)
-    begun = simulated = merged = 0  # states whose branches have begun; steps
-    while begun < size or len(live.leader):
+    wanted, begun = size, 0  # states
+    simulated = merged = 0  # steps
+    while begun < wanted or len(live.leader):
         if most_steps and simulated >= most_steps:
-            size = begun
-        added = min((together - len(live.leader)) // count, size - begun)
+            wanted = begun
+        added = min((together - len(live.leader)) // count, wanted - begun)
         if added > 0:
             index = np.arange(begun, begun + added)
             branches = np.arange(begun * count, (begun + added) * count)
@@ -376,10 +369,8 @@ def branch_values(
         if common_random_numbers:
             live = live.merged(environment, actions, count)
             if differences_only:
-                finished = np.bincount(live.row) == count
-                left = length - live.time[finished]
-                merged += count * int(left.sum())
-                live = live.only(~finished)
+                live, left = live.without_united(count, length)
+                merged += left
                 if not len(live.leader):
                     continue
         chosen = actions[live.leader]
@@ -396,7 +387,7 @@ def branch_values(
         live = dataclasses.replace(live, states=step.states, time=live.time + 1)
         # The time limit is the episode's, not the branch's.
         live = live.only(~step.terminated & (live.time < length))
-    return BranchValues(q_values.reshape(-1, count)[:size], simulated, merged)
+    return BranchValues(q_values.reshape(-1, count)[:begun], simulated, merged)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -447,6 +438,13 @@ class _LiveBranches:
             self.member[stay],
             (np.cumsum(kept) - 1)[self.row[stay]],
         )
+
+    def without_united(self, count: int, length: int) -> "tuple[_LiveBranches, int]":
+        """Returns the branches of states whose K = `count` are not all in one row, and how many
+        steps of the others are left to `length`."""
+        united = np.bincount(self.row) == count
+        left = count * int((length - self.time[united]).sum())
+        return self.only(~united), left
 
     def merged(
         self, environment: environments.Environment, actions: np.ndarray, count: int

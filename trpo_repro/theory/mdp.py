@@ -21,8 +21,8 @@ class FiniteMDP:
       discount: γ, in (0, 1).
 
     Raises:
-      ValueError: not valid probabilities (the message names the state), or a discount
-        outside (0, 1).
+      ValueError: not valid probabilities or a reward that is not finite (the message names the
+        state), arrays of other shapes, or a discount outside (0, 1).
     """
 
     transitions: np.ndarray
@@ -40,7 +40,9 @@ class FiniteMDP:
         if not 0 < self.discount < 1:
             raise ValueError(f"discount={self.discount} is not allowed: must be in (0, 1)")
         if not np.isfinite(self.rewards).all():
-            raise ValueError("rewards are not finite")
+            state, action = np.argwhere(~np.isfinite(self.rewards))[0]
+            reward = self.rewards[state, action]
+            raise ValueError(f"rewards, state {state}, action {action}: {reward} is not allowed")
         for action in range(actions):
             check_stochastic(self.transitions[:, action], f"transitions of action {action}")
         if np.shape(self.initial) != (states,):

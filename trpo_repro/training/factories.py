@@ -112,11 +112,7 @@ def make_update(
     environment: environments.Environment,
     policy: policy_lib.Policy,
     estimator: estimators.Estimator,
-) -> (
-    policy_update.PolicyUpdate
-    | weighted_regression.WeightedRegression
-    | gradient_ascent.GradientAscent
-):
+) -> policy_update.Update:
     """Returns the update of the configuration's algorithm."""
     from_pixels = len(environment.observation_space.shape) == 3
     chunk_size = PIXEL_CHUNK_SIZE if from_pixels else chunks.CHUNK_SIZE

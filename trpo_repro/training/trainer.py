@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from trpo_repro import environments
+from trpo_repro import environments, settings
 from trpo_repro.config import Config
 from trpo_repro.optimization import trust_region
 from trpo_repro.policies import normalization
@@ -26,7 +26,13 @@ class Trainer:
         Args:
           config: configuration of the run.
           environment: in place of the one that `config.task` names.
+
+        Raises:
+          ValueError: an environment is given, and workers, which make their own.
         """
+        if environment is not None:
+            allowed = "0 with an environment of your own"
+            settings.require(config.workers == 0, "workers", config.workers, allowed)
         self.config = config
         self.environment = environment or factories.make_environment(config)
         self.policy = factories.make_policy(config, self.environment)
@@ -35,8 +41,6 @@ class Trainer:
             config, self.environment, self.policy, self.baseline
         )
         self._update = factories.make_update(config, self.environment, self.policy, self._estimator)
-        if config.workers and environment is not None:
-            raise ValueError("workers make their own environments: workers must be 0 with one")
         self.workers = factories.make_workers(config, self.environment, self.policy)
 
     def close(self) -> None:
