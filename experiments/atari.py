@@ -1,7 +1,7 @@
 """Atari from pixels: Figure 5 and Table 1.
 
 python experiments/atari.py --list --budget=medium
-python experiments/atari.py --run --budget=medium --only='pong/single_path/*'
+python experiments/atari.py --run --budget=medium --only='qbert/single_path/*'
 python experiments/atari.py --plot --budget=medium
 
 Runs are --out/GAME/SAMPLER/seed_N, with results/atari as default (runs/atari_smoke for smoke).

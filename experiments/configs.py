@@ -69,8 +69,8 @@ ALGORITHMS: dict[str, Algorithm] = {
     "fisher_0.01": Algorithm("Fisher matrix on 1% of the states", {"fisher_fraction": 0.01}),
     "cg_5": Algorithm("k = 5 products", {"cg_iterations": 5}),
     "cg_20": Algorithm("k = 20 products", {"cg_iterations": 20}),
-    # Hopper's, of which the budget `medium` has a fifth; and branches that see what comes after
-    # Table 2's 100 steps.
+    # Of hopper and walker: Table 2's rollout states, of which the budget `medium` has a fifth, and
+    # branches that see what comes after Table 2's 100 steps.
     "vine_625": Algorithm(
         "vine, Table 2's rollout states", {"sampler": "vine", "rollout_states": 625}
     ),
@@ -135,7 +135,9 @@ ABLATION_TASKS = ("cartpole", "swimmer")
 ABLATIONS_OF: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(ABLATION_TASKS, (*ABLATIONS, *SOLVERS)),
     "hopper": ("vanilla_policy_gradient", "vine_625", "vine_long"),
+    "walker": ("vine_long",),
 }
+GRADIENT_TASKS = (*ABLATION_TASKS, "hopper")  # of the vanilla gradient, claim C13
 KFAC_TASKS = (*ABLATION_TASKS, "hopper", "walker", "pong")  # of experiments/kfac.py
 TRPO = ("vine", "single_path")
 

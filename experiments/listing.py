@@ -38,8 +38,6 @@ def main(planned: Callable[[str], list[batch.Run]], draw: Callable[[], None]) ->
         if LIST.value:
             show(chosen)
         if RUN.value:
-            for run in chosen:
-                run.check()
             batch.execute(lambda: planned(ONLY.value), flags.FLAGS["ray_address"].value)
         if PLOT.value:
             draw()

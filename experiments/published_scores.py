@@ -1,14 +1,13 @@
 """Which published scores have a counterpart in the benchmark, and why the others have none."""
 
+import math
 import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import numpy as np
-from scipy import stats
-
 from experiments import configs
 from trpo_repro import presets
+from trpo_repro.analysis import intervals
 
 FILE = "published_baselines.csv"  # in results/
 
@@ -71,17 +70,13 @@ class Match(NamedTuple):
       task: task of ours.
       steps: environment steps.
       rule: rule of scoring, of ours.
-      value: published mean.
-      low: lower end of its 95% interval over seeds; NaN where none can be had.
-      high: upper end.
+      mean: published mean over seeds; a number of whose error nothing is known counts as one seed.
     """
 
     task: str
     steps: int
     rule: str
-    value: float
-    low: float
-    high: float
+    mean: intervals.Mean
 
 
 def match(row: Mapping[str, str]) -> Match | str:
@@ -108,11 +103,11 @@ def match(row: Mapping[str, str]) -> Match | str:
         return CHANGED_IN_V5[name]
     if name == "Swimmer" and protocol.swimmer_discount != presets.GAE_DISCOUNTS[task]:
         return "another discount on Swimmer"
-    return Match(task, steps[0], protocol.rule, *_interval(row))
+    return Match(task, steps[0], protocol.rule, _mean(row))
 
 
-def _interval(row: Mapping[str, str]) -> tuple[float, float, float]:
-    """Returns mean and Student's 95% interval over seeds; NaN ends where it cannot be had.
+def _mean(row: Mapping[str, str]) -> intervals.Mean:
+    """Returns the mean over seeds.
 
     A deviation counts where it is one over seeds; one over the episodes of one agent says nothing
     of another agent.
@@ -121,8 +116,7 @@ def _interval(row: Mapping[str, str]) -> tuple[float, float, float]:
     kind, count = row["spread_kind"], re.sub(r"\D", "", row["n_seeds"])
     seeds = int(count) if count else 1
     if kind.rstrip("?") not in ("std", "stderr") or seeds < 2 or not row["spread"]:
-        return value, np.nan, np.nan
+        return intervals.Mean(value, math.nan, 1)
     spread = float(row["spread"])
-    error = spread if kind.startswith("stderr") else spread / np.sqrt(seeds)
-    half = stats.t.ppf(0.975, seeds - 1) * error
-    return value, value - half, value + half
+    error = spread if kind.startswith("stderr") else spread / math.sqrt(seeds)
+    return intervals.Mean(value, error, seeds)

@@ -239,8 +239,8 @@ def _claims_section(out: pathlib.Path, verdicts: Mapping[str, claims.Verdict]) -
         "run's directory holds `metrics.csv` (columns: [WORKSPACE.md](../WORKSPACE.md#metrics)), "
         "`config.json` (settings, exact command, revision, versions) and `policy.npz`: "
         "`config, environment, policy = trpo_repro.load(DIRECTORY)`. An "
-        "unfinished run also holds its checkpoint, `checkpoint-N.npz`: its command with "
-        "`--resume` continues it. `python experiments/reproduce.py --list` says what is missing.",
+        "unfinished run that holds a checkpoint, `checkpoint-N.npz`, continues by its command with "
+        "`--resume`. `python experiments/reproduce.py --list` says what is missing.",
         "",
         "## Claims",
         "",
@@ -296,9 +296,11 @@ def _atari_section(directory: pathlib.Path) -> list[str]:
         "## Atari",
         "",
         "A step is a decision, an action held for 4 frames. Scores are undiscounted and unclipped, "
-        "by two rules: the last 100 training episodes, and 30 episodes of the final policy.",
+        "by two rules: the last 100 training episodes, and 30 episodes of the final policy. "
+        "`python experiments/atari.py --run`; each run's `config.json` has its own command.",
         "",
         "![Figure 5 against iterations](atari/figure5_iteration.png)",
+        "![Figure 5 against decisions](atari/figure5_env_steps.png)",
         "",
         *(directory / "table1.md").read_text().splitlines(),
         "",
@@ -374,15 +376,17 @@ def _setting_rows(out: pathlib.Path, runs: Sequence[batch.Run]) -> Iterable[Sequ
             np.sum((t["seconds_sampling"] + t["seconds_update"])[s]) / 60
             for t, s in zip(tables, last, strict=True)
         ]
-        directory = found[0].directory.parent.relative_to(out)
+        first = found[0]
+        is_swept = configs.ALGORITHMS[first.algorithm].sweep is not None
+        directory = first.directory.parent.relative_to(out)
         yield (
             f"[{directory}]({directory})",
             str(intervals.of_mean(figure4.final(found))),
             f"{np.nanmean(lengths):.0f}",
-            f"{len(found)} × {found[0].wanted}",
+            f"{len(found)} × {first.wanted}",
             _count(np.mean(steps)),
             f"{np.mean(minutes):.1f}",
-            "yes" if figure4.best(runs, found[0].task, found[0].algorithm) == found else "",
+            "yes" if is_swept and figure4.best(runs, first.task, first.algorithm) == found else "",
         )
 
 

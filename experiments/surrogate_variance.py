@@ -9,6 +9,7 @@ itself, so its expected gradient is (K − 1) / K of eq. 14's: vine's gradients 
 
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ TRAINED = flags.DEFINE_multi_integer(
 COLUMNS = (
     "task", "policy_iterations", "estimator", "q_values", "simulator_steps",
     "variance", "variance_low", "variance_high", "snr", "snr_low", "snr_high",
+    "ratio", "ratio_low", "ratio_high",
 )  # fmt: skip
 
 
@@ -105,14 +107,20 @@ def measure(task: str, gradients: int, iterations: int, **changes: Any) -> list[
         steps[name].append(paths.rewards.size)
 
     counts = {"vine": q_count, "single path, same Q-values": q_count}
+    statistics = {
+        name: variances.GradientStatistics(np.stack(drawn)) for name, drawn in samples.items()
+    }
     table = []
-    for estimator, drawn in samples.items():
+    for estimator, found in statistics.items():
         generator = np.random.default_rng(0)
-        variance, snr = variances.GradientStatistics(np.stack(drawn)).estimates(generator)
+        variance, snr = found.estimates(generator)
+        ratio: Sequence = ("", "", "")
+        if estimator == "vine":  # whose trunks the other's are
+            ratio = found.variance_ratio(statistics["single path, same Q-values"], generator)
         mean_steps = round(np.mean(steps[estimator]))
         values = (
             task, iterations, estimator, counts.get(estimator, mean_steps), mean_steps,
-            *variance, *snr,
+            *variance, *snr, *ratio,
         )  # fmt: skip
         table.append(dict(zip(COLUMNS, values, strict=True)))
     return table

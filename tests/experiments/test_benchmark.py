@@ -6,6 +6,7 @@ import pathlib
 import numpy as np
 import pytest
 from helpers import assert_refused
+from scipy import stats
 
 from experiments import benchmark, configs, published_scores
 from trpo_repro import presets
@@ -35,10 +36,10 @@ def test_a_published_score_has_the_interval_that_its_spread_allows():
     row = _row("tianshou MuJoCo benchmark raw curve", "Hopper-v3", "983,040")
     # A deviation over 10 seeds; the quantile of Student's t with 9 degrees is of printed tables.
     half = 2.2622 * float(row["spread"]) / np.sqrt(10)
-    assert found.high - found.value == pytest.approx(half, rel=1e-4)
+    assert found.mean.interval().high - found.mean.value == pytest.approx(half, rel=1e-4)
     one_agent = published_scores.match(_row("RL Baselines3 Zoo", "Hopper-v3", "1M"))
     assert one_agent.rule == "mode"
-    assert np.isnan(one_agent.low)  # the spread is over the episodes of one agent
+    assert one_agent.mean.size == 1  # the spread is over the episodes of one agent
 
 
 @pytest.mark.parametrize(
@@ -70,17 +71,35 @@ def test_every_published_row_is_compared_or_counted():
     assert reasons["our runs are not finished"] == len(compared)
 
 
-def test_verdicts_are_by_intervals_that_do_not_overlap():
+def test_verdicts_are_by_welchs_test():
     key = ("Hopper-v5", 1_000_000, "sampled")
-    source = "tianshou MuJoCo benchmark raw curve"  # 2020 ± 788
+    source = "tianshou MuJoCo benchmark raw curve"  # 2020, interval ± 788
     for ours, verdict in (
         ([3100.0, 3110.0, 3120.0], "above"),
         ([2600.0, 2650.0, 2750.0], "undecided"),
+        ([2700.0, 2900.0, 3300.0], "above"),  # intervals that overlap, and differ all the same
         ([1000.0, 1010.0, 1020.0], "below"),
     ):
         compared, _ = benchmark.compare({key: np.array(ours)}, RESULTS)
         (row,) = (row for row in compared if row["source"] == source)
         assert row["verdict"] == verdict
+        published = published_scores.match(_row(source, "Hopper-v3", "983,040")).mean
+        p_value = stats.ttest_ind_from_stats(
+            np.mean(ours), np.std(ours, ddof=1), len(ours),
+            published.value, published.error * np.sqrt(published.size), published.size,
+            equal_var=False,
+        ).pvalue  # fmt: skip
+        assert (p_value < 0.05) == (verdict != "undecided")
+
+
+def test_a_single_number_is_compared_by_our_own_interval():
+    key = ("Hopper-v5", 1_000_000, "mode")
+    number = published_scores.match(_row("RL Baselines3 Zoo", "Hopper-v3", "1M")).mean.value
+    for distance, verdict in ((13.0, "above"), (12.0, "undecided"), (-13.0, "below")):
+        ours = number + distance + np.array([-1.0, 1.0])  # Student's reaches 12.7 to each side
+        compared, _ = benchmark.compare({key: ours}, RESULTS)
+        verdicts = [r["verdict"] for r in compared if r["source"].startswith("RL Baselines3 Zoo")]
+        assert verdicts == [verdict]
 
 
 def test_runs_of_a_million_steps_are_evaluated_where_they_are_scored():
@@ -137,7 +156,7 @@ def test_the_peer_is_compared_by_score_and_by_seconds(tmp_path):
     assert "Hopper-v5 to 3000: ours 2 of 2 runs, after 214 seconds" in text
     assert "SB3-contrib's 0 of 2 runs, never" in text
     # 3423, 3437 in units of 2450, and every one above every one of the peer's.
-    assert "interquartile mean 1.4 [1.4, 1.4] to 1 [0.998, 1]" in text
+    assert "interquartile mean 1.4 [1.4, 1.4] for ours and 1 [0.998, 1] for SB3-contrib's" in text
     assert "scores above one of SB3-contrib's is 1" in text
     assert "| ours | 1.00 | 1.00 | 1.00 | 1.00 |" in text
     assert "| SB3-contrib | 1.00 | 1.00 | 0.50 | 0.00 |" in text

@@ -100,13 +100,14 @@ def test_common_random_numbers_claim(tmp_path, shared, snr, verdict):
 
 
 @pytest.mark.parametrize(
-    ("vine", "verdict"), [(1.0, claims.HOLDS), (9.5, claims.UNDECIDED), (20.0, claims.FAILS)]
+    ("ratio", "verdict"), [(0.1, claims.HOLDS), (0.95, claims.UNDECIDED), (2.0, claims.FAILS)]
 )
-def test_surrogate_variance_claim(tmp_path, vine, verdict):
+def test_surrogate_variance_claim(tmp_path, ratio, verdict):
     rows = [
-        {"task": "t", "policy_iterations": 0, "estimator": name, **_interval("variance", value)}
-        for name, value in (("vine", vine), ("single path, same Q-values", 10.0))
+        {"task": "t", "policy_iterations": 0, "estimator": name, **_interval("snr", 1.0)}
+        for name in ("vine", "single path, same Q-values", "single path, same steps")
     ]
+    rows[0] |= _interval("ratio", ratio)
     _write(tmp_path / "vine" / "surrogate_variance.csv", surrogate_variance.COLUMNS, rows)
     assert _verdict(tmp_path, "C10").verdict == verdict
 

@@ -65,11 +65,43 @@ def of_difference(first: np.ndarray, second: np.ndarray) -> Interval:
       ValueError: there are fewer values.
     """
     _check_count(first, second)
-    difference = float(first.mean() - second.mean())
-    if first.var() == second.var() == 0:  # the interval is the point, of which SciPy makes NaN
+    return of_difference_of_means(Mean.of(first), Mean.of(second))
+
+
+class Mean(NamedTuple):
+    """A mean of independent values.
+
+    Attributes:
+      value: the mean.
+      error: its standard error; NaN of a single value.
+      size: number of values.
+    """
+
+    value: float
+    error: float
+    size: int
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> "Mean":
+        """Returns the mean of [S] values, S ≥ 2."""
+        return cls(float(values.mean()), float(stats.sem(values)), len(values))
+
+    def interval(self) -> Interval:
+        """Returns the mean with Student's interval."""
+        half = float(_student(self.size - 1) * self.error)
+        return Interval(self.value, self.value - half, self.value + half)
+
+
+def of_difference_of_means(first: Mean, second: Mean) -> Interval:
+    """Returns the difference of two independent means with Welch's interval."""
+    difference = first.value - second.value
+    variances = np.array([first.error, second.error]) ** 2
+    total = variances.sum()
+    if total == 0:
         return Interval(difference, difference, difference)
-    ends = stats.ttest_ind(first, second, equal_var=False).confidence_interval()
-    return Interval(difference, float(ends.low), float(ends.high))
+    degrees = total**2 / (variances**2 / (np.array([first.size, second.size]) - 1)).sum()
+    half = float(_student(degrees) * np.sqrt(total))
+    return Interval(difference, difference - half, difference + half)
 
 
 def of_paired_ratio(first: np.ndarray, second: np.ndarray) -> Interval:

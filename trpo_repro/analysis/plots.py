@@ -14,6 +14,7 @@ from trpo_repro.analysis import curves, intervals, tables
 
 # Ten dark colors, then ten light ones.
 COLORS = [matplotlib.colormaps["tab20"](i) for i in (*range(0, 20, 2), *range(1, 20, 2))]
+FEW = 4  # curves of a panel, and runs of a curve, of which each run is drawn, too
 LEAST_SEEDS = 3  # of a band: of two seeds it would reach to 13 times half of their distance
 LABELS = {
     "iteration": "policy iterations",
@@ -40,6 +41,9 @@ def learning_curves(
     columns: int = 2,
 ) -> None:
     """Draws one curve a group: the mean and, of LEAST_SEEDS runs or more, Student's 95% interval.
+
+    Where they are few, in panels of few curves, each run is a thin line besides: a mean does not
+    tell one run of three that learns from three that learn a third.
 
     Args:
       panels: title → label → run directories; a label, up to a comma, has the same color in
@@ -78,38 +82,23 @@ def learning_curves(
     size = (5.6 * columns, (3.7 + 0.2 * min(most, 4)) * rows)
     canvas = figure.Figure(figsize=size, layout="constrained")
     grid = canvas.subplots(rows, columns, squeeze=False)
-    colors = list(
-        dict.fromkeys(label.partition(",")[0] for groups in panels.values() for label in groups)
-    )
+    names = [label.partition(",")[0] for groups in panels.values() for label in groups]
+    styles = {
+        name: {"color": COLORS[i % 20], "linestyle": "-" if i < 10 else "--"}
+        for i, name in enumerate(dict.fromkeys(names))
+    }
     for axes, (heading, title, x, column) in zip(grid.flat, drawn, strict=False):
-        groups = panels[title]
-        for label, runs in groups.items():
-            # A label without the value that follows a comma has one color in every panel.
-            place = colors.index(label.partition(",")[0])
-            style = {"color": COLORS[place % 20], "linestyle": "-" if place < 10 else "--"}
-            longest = (lengths or {}).get(title)
-            curve = axes, runs, label, style
-            band = 0.2 if len(groups) <= 4 else 0.1  # of opacity: many overlap
-            _draw_curve(*curve, x=x, y=column, longest=longest, band=band)
-        for i, (label, height) in enumerate((levels or {}).get(heading, {}).items()):
-            axes.axhline(height, color="gray", linestyle=("--", ":")[i % 2], label=label)
+        heights = (levels or {}).get(heading, {})
+        longest = (lengths or {}).get(title)
+        _draw_panel(axes, panels[title], styles, heights, x=x, y=column, longest=longest)
         axes.set(title=heading, xlabel=labels.get(x, x), ylabel=labels.get(column, column))
-        axes.set_xlim(left=0)
-        if x == "env_steps":
-            axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
-        else:
-            axes.xaxis.set_major_locator(ticker.MaxNLocator(steps=[1, 2, 5, 10], integer=True))
-        axes.grid(alpha=0.3)
-        # Beneath, where it crosses no curve.
-        beneath = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16)}
-        many = 1 if len(axes.get_legend_handles_labels()[0]) <= 3 else 2
-        axes.legend(**beneath, ncols=many, fontsize="small", frameon=False)
     for axes in grid.flat[len(drawn) :]:
         axes.remove()
     if any(len(runs) >= LEAST_SEEDS for groups in panels.values() for runs in groups.values()):
         bands = (
-            f"bands: Student's 95% interval of the mean over {LEAST_SEEDS} seeds or more, also "
-            "beyond what is possible"
+            f"bands: Student's 95% interval of the mean over {LEAST_SEEDS} seeds or more, cut at "
+            f"the range of all seeds; thin: each seed, of at most {FEW} in panels of at most {FEW} "
+            "curves"
         )
         canvas.supxlabel(bands, fontsize=8)
     canvas.savefig(output, dpi=150 if rows <= 4 else 100)  # a file stays below 2 MB
@@ -164,8 +153,36 @@ def ranges(
     canvas.savefig(output, dpi=150)
 
 
-def _draw_curve(axes, runs, label, style, *, x, y, longest, band):
-    """Draws mean and interval over the runs of one setting, up to the shortest run's end."""
+def _draw_panel(axes, groups, styles, heights, *, x, y, longest):
+    """Draws the curves of label → runs, and horizontal lines at label → height."""
+    few = len(groups) <= FEW
+    ends = list(heights.values())
+    for label, runs in groups.items():
+        style = styles[label.partition(",")[0]]
+        ends += _draw_curve(axes, runs, label, style, x=x, y=y, longest=longest, few=few)
+    for i, (label, height) in enumerate(heights.items()):
+        axes.axhline(height, color="gray", linestyle=("--", ":")[i % 2], label=label)
+    if ends:  # not of the bands, which are wider than all else of 3 seeds
+        margin = 0.05 * np.ptp(ends) or 1.0
+        axes.set_ylim(min(ends) - margin, max(ends) + margin)
+    axes.set_xlim(left=0)
+    if x == "env_steps":
+        axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
+    else:
+        axes.xaxis.set_major_locator(ticker.MaxNLocator(steps=[1, 2, 5, 10], integer=True))
+    axes.grid(alpha=0.3)
+    # Beneath, where it crosses no curve.
+    beneath = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16)}
+    many = 1 if len(axes.get_legend_handles_labels()[0]) <= 3 else 2
+    axes.legend(**beneath, ncols=many, fontsize="small", frameon=False)
+
+
+def _draw_curve(axes, runs, label, style, *, x, y, longest, few):
+    """Draws mean and interval over the runs of one setting, up to the shortest run's end.
+
+    Returns:
+      The least and the greatest value of all runs.
+    """
     read = [curves.read(run / "metrics.csv") for run in runs]
     for run, table in zip(runs, read, strict=True):
         for column in (x, y):
@@ -180,5 +197,10 @@ def _draw_curve(axes, runs, label, style, *, x, y, longest, band):
     mean, low, high = intervals.across_seeds(values)
     seeds = tables.counted(len(runs), "seed")
     axes.plot(horizontal, mean, **style, label=f"{label} ({seeds})", linewidth=1.5)
+    if few and 1 < len(runs) <= FEW:
+        axes.plot(horizontal, values.T, **style, linewidth=0.6, alpha=0.6)
     if len(runs) >= LEAST_SEEDS:
-        axes.fill_between(horizontal, low, high, color=style["color"], alpha=band, linewidth=0)
+        opacity = 0.2 if few else 0.1  # many overlap
+        axes.fill_between(horizontal, low, high, color=style["color"], alpha=opacity, linewidth=0)
+    seen = values[np.isfinite(values)]
+    return [seen.min(), seen.max()] if seen.size else []

@@ -140,7 +140,7 @@ class Task:
       velocity_noise: initial velocities: the same, or the deviation of a normal.
       normal_velocities: whether initial velocities are normal.
       hidden_positions: leading positions left out of the observation.
-      velocity_limit: observed velocities are clipped to ± this.
+      velocity_limit: observed velocities, and the cart's constraint force, are clipped to ± this.
       angles_as_sin_cos: observe angles as sines and cosines, and the cart's constraint force.
       feet: geoms whose net contact force is measured.
       outputs: derived MuJoCo fields that the reward or the observation needs.

@@ -45,8 +45,8 @@ class Trajectories:
     """B paths of T steps; where an episode ends inside, the path continues with a new one.
 
     Attributes:
-      observations: [T, B, ...] float32, before normalization; of environments that stack
-        frames the newest alone, uint8.
+      observations: [T, B, ...] before normalization, uint8 of images and otherwise in the
+        policy's number type; of environments that stack frames the newest alone.
       actions: [T, B, ...] as sampled, before clipping.
       rewards: [T, B] float64.
       terminated: [T, B] bool, the task ended after this step.
