@@ -440,10 +440,10 @@ def subsampling_costs_nothing(results: Results) -> Verdict:
     worths = []
     for task in (task for task in configs.KFAC_TASKS if task not in configs.ABLATION_TASKS):
         with contextlib.suppress(NotEnoughDataError):
-            worths.append(f"{task} {_worth(results, task, damping='', products='20')}")
+            worths.append(f"{task} ×{_worth(results, task, damping='', products='20')}")
     if not worths:
         return verdict
-    text = f"{verdict.estimate}; a step of 20 products is worth of one of ten: {', '.join(worths)}"
+    text = f"{verdict.estimate}; a step of 20 products over one of ten: {', '.join(worths)}"
     return verdict._replace(estimate=text)
 
 
@@ -502,7 +502,7 @@ def vine_has_less_variance(results: Results) -> Verdict:
         ratio = _interval(by["vine"], "ratio")
         judgments.append(_judged(ratio.below(1), ratio.above(1)))
         snr = [f"{float(row['snr']):.2g}" for row in by.values()]
-        texts.append(f"{task} after {iterations}: ×{ratio}, SNR {' against '.join(snr)}")
+        texts.append(f"{task} after {iterations} iterations: ×{ratio}, SNR {' against '.join(snr)}")
     return Verdict(
         f"{'; '.join(texts)} (of vine, single path with as many Q-values, with as many steps)",
         _all(judgments),
