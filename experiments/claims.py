@@ -776,7 +776,7 @@ def draw(results: Results, path: pathlib.Path, kind: str) -> bool:
             asked = {run.algorithm for run in results.planned(task)}
             if missing := [name for name in algorithms if name in asked and name not in found]:
                 labels = ", ".join(configs.ALGORITHMS[name].label for name in missing)
-                title += f"\nnot run yet: {labels}"
+                title += f"\nno finished runs yet: {labels}"
             panels[title] = {
                 figure4.label(best[0]): [run.directory for run in best] for best in found.values()
             }

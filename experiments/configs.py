@@ -69,8 +69,8 @@ ALGORITHMS: dict[str, Algorithm] = {
     "fisher_0.01": Algorithm("Fisher matrix on 1% of the states", {"fisher_fraction": 0.01}),
     "cg_5": Algorithm("k = 5 products", {"cg_iterations": 5}),
     "cg_20": Algorithm("k = 20 products", {"cg_iterations": 20}),
-    # Of hopper and walker: Table 2's rollout states, of which the budget `medium` has a fifth, and
-    # branches that see what comes after Table 2's 100 steps.
+    # Hopper's with Table 2's rollout states, of which the budget `medium` has a fifth; hopper's and
+    # walker's with branches that see what comes after Table 2's 100 steps.
     "vine_625": Algorithm(
         "vine, Table 2's rollout states", {"sampler": "vine", "rollout_states": 625}
     ),

@@ -82,11 +82,20 @@ def test_a_list_of_units_is_a_tuple_and_numpys_numbers_are_pythons():
     other = config.Config(hidden_sizes=(8,), seed=3, discount=0.5)
     assert one == other
     assert hash(one) == hash(other)
-    assert {type(value) for value in (one.seed, one.discount)} == {int, float}
+    assert (type(one.seed), type(one.discount)) == (int, float)
+    assert type(config.Config(kl_limit=1).kl_limit) is float
     assert config.Config(hidden_sizes=np.array([8])) == config.Config(hidden_sizes=(8,))
 
 
-@pytest.mark.parametrize("sizes", ["64", (64.0,), (0,), 64])
-def test_units_are_whole_numbers(sizes):
-    with pytest.raises(ValueError, match=r"hidden_sizes=.* is not allowed"):
+@pytest.mark.parametrize(
+    ("sizes", "allowed"),
+    [
+        ("64", "a tuple of whole numbers"),
+        (64, "a tuple of whole numbers"),
+        ((64.0,), "whole numbers from 1 to 10000"),
+        ((0,), "whole numbers from 1 to 10000"),
+    ],
+)
+def test_units_are_whole_numbers(sizes, allowed):
+    with pytest.raises(ValueError, match=f"hidden_sizes=.* is not allowed: must be {allowed}"):
         config.Config(hidden_sizes=sizes)

@@ -82,15 +82,15 @@ class Config(
     """
 
     def __post_init__(self):
-        for name, value in vars(self).items():
-            object.__setattr__(self, name, _plain(value))
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, _plain(getattr(self, field.name), field.type))
         check(self)
         environments.check_task(self.task)
         require(
             all(isinstance(units, int) and 1 <= units <= 10_000 for units in self.hidden_sizes),
             "hidden_sizes",
             self.hidden_sizes,
-            "from 1 to 10000",
+            "whole numbers from 1 to 10000",
         )
         if self.algorithm not in trust_region.METHODS:
             self._fix(sampler="single_path")
@@ -183,11 +183,15 @@ class Config(
 GROUPS: tuple[type[Group], ...] = Config.__bases__
 
 
-def _plain(value: Any) -> Any:
-    """Returns a value without NumPy's types, and a list as a tuple, which has a hash."""
+def _plain(value: Any, kind: Any) -> Any:
+    """Returns a field's value in one form: no type of NumPy's, no list, which has no hash, and no
+    whole number where any may be, since a record's digest tells 1 from 1.0."""
     if isinstance(value, np.generic | np.ndarray):
         value = value.tolist()
-    return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
+    if isinstance(value, list):
+        value = tuple(value)
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    return float(value) if is_whole and kind in (float, float | None) else value
 
 
 def unused_settings(config: Config) -> dict[str, str]:

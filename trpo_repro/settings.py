@@ -76,7 +76,7 @@ KINDS: Mapping[Any, tuple[tuple[type, ...], str]] = {
     float: ((int, float), "a number"),
     float | None: ((int, float, types.NoneType), "a number or None"),
     str: ((str,), "a string"),
-    tuple[int, ...]: ((tuple,), "whole numbers"),
+    tuple[int, ...]: ((tuple,), "a tuple of whole numbers"),
 }
 SAMPLED_ACTIONS = algorithms_other_than("cem", "cma")
 

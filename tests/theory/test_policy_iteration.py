@@ -187,13 +187,13 @@ def test_natural_flow_follows_the_pseudo_inverse_of_the_fisher_matrix(process):
 
 
 @pytest.mark.parametrize("natural", [True, False])
-def test_gradient_flows_improve_until_nothing_is_left(process, natural):
-    """300 updates, after which the natural one has left almost deterministic policies."""
+def test_gradient_flows_never_lower_the_return(process, natural):
+    """300 updates, after which the natural flow's policies are almost deterministic."""
     points = list(pi.run(process, _start(process), pi.gradient_flow(0.05, natural=natural), 300))
     returns = np.array([point.expected_return for point in points])
     scale = np.abs(process.rewards).max() / (1 - process.discount)
     assert (np.diff(returns) >= -1e-11 * scale).all()  # the rounding of two solves
-    assert returns[-1] > returns[0]
+    assert (np.diff(returns[:51]) > 0).all()
 
 
 def test_deterministic_policies_have_nowhere_to_go():

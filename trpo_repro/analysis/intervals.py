@@ -16,8 +16,8 @@ RESAMPLES = 2000
 
 
 class Interval(NamedTuple):
-    """A number with the ends of its 95% interval; of one sample `of_mean` gives ends that are
-    NaN, and the others raise ValueError."""
+    """A number with the ends of its 95% interval; of one value `of_mean` and `Mean.interval` give
+    ends that are NaN, and `of_difference` and `of_paired_ratio` raise ValueError."""
 
     value: float
     low: float

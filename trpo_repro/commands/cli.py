@@ -30,7 +30,7 @@ def refuse(message: str) -> NoReturn:
 
     Of an error that is being handled --verbosity=1 shows where it is from.
     """
-    logging.debug("refused", exc_info=True)
+    logging.debug("refused", exc_info=sys.exception())
     print(f"error: {message}", file=sys.stderr)
     sys.exit(2)
 

@@ -21,7 +21,7 @@ from trpo_repro import environments, files, signals, training
 from trpo_repro.config import BLACK_BOX, Config, unused_settings
 from trpo_repro.runs import checkpoint, evaluations, metrics, provenance, saved_policies
 
-HALF = "policy_half.npz"  # the policy after half of the iterations, as last asked for
+HALF = "policy_half.npz"  # the policy after half of the iterations that a session was asked for
 
 # A resumed run may change these.
 FREE_ON_RESUME = ("iterations", "target_return", "threads", "workers", "ray_address")
@@ -91,7 +91,7 @@ def run(
                         saved_policies.save_policy(directory / "policy.npz", trainer.policy, after)
                     writer.write(row)
                     state = after
-                    if state.iteration == config.iterations // 2:
+                    if state.iteration == (stop_at or config.iterations) // 2:
                         saved_policies.save_policy(directory / HALF, trainer.policy, state)
                     checkpoint.save(checkpoints, state.iteration, state.to_arrays(), run=digest)
                 progress.report(row)
