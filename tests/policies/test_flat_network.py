@@ -76,7 +76,7 @@ def test_gradient_by_flat_vector_is_the_gradient_by_variables():
 def test_models_with_untrainable_variables_are_refused():
     inputs = keras.Input((3,))
     model = keras.Model(inputs, keras.layers.BatchNormalization()(inputs))
-    with pytest.raises(ValueError, match="not trainable: .*moving_mean"):
+    with pytest.raises(ValueError, match=r"not trainable: .*moving_mean"):
         flat_network.FlatNetwork(model)
 
 
