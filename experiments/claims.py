@@ -491,30 +491,22 @@ def vine_has_less_variance(results: Results) -> Verdict:
 
     Gradient variance of vine over single path's, of the same trunks; holds if in every setting the
     interval of the ratio, over batches, lies below 1, and does not if in one it lies above. Beside
-    it is the signal-to-noise ratio: where branches end before anything differs most of vine's
-    gradients are 0, a low variance without a signal. At as many simulator steps single path has
-    many times as many Q-values.
+    it are the signal-to-noise ratios of vine, of single path with as many Q-values and with as many
+    simulator steps: where branches end before anything differs most of vine's gradients are 0, a
+    low variance without a signal.
     """
     rows = tables.read_csv(results.directory / "vine" / "surrogate_variance.csv")
-    texts, judgments = [], []
-    for (task, iterations), group in tables.grouped(rows, ("task", "policy_iterations")).items():
-        by = {row["estimator"]: row for row in group}
-        ratio = _interval(by["vine"], "ratio")
-        judgments.append(_judged(ratio.below(1), ratio.above(1)))
-        snr = [f"{float(row['snr']):.2g}" for row in by.values()]
-        texts.append(f"{task} after {iterations} iterations: ×{ratio}, SNR {' against '.join(snr)}")
-    return Verdict(
-        f"{'; '.join(texts)} (of vine, single path with as many Q-values, with as many steps)",
-        _all(judgments),
-        {
-            judgment: [
-                text.partition(":")[0]
-                for text, j in zip(texts, judgments, strict=True)
-                if j == judgment
-            ]
-            for judgment in dict.fromkeys(judgments)
-        },
-    )
+    settings = {
+        f"{task} after {iterations} iterations": {row["estimator"]: row for row in group}
+        for (task, iterations), group in tables.grouped(rows, ("task", "policy_iterations")).items()
+    }
+
+    def of_setting(name):
+        ratio = _interval(settings[name]["vine"], "ratio")
+        snr = " against ".join(f"{float(row['snr']):.2g}" for row in settings[name].values())
+        return Verdict(f"×{ratio}, SNR {snr}", _judged(ratio.below(1), ratio.above(1)))
+
+    return _each(settings, of_setting)
 
 
 def theory_holds(results: Results) -> Verdict:

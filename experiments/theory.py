@@ -1,4 +1,4 @@
-"""Regenerates every figure and table of the theory, exactly, in about 40 seconds.
+"""Regenerates every figure and table of the theory, exactly, in 1 to 3 minutes.
 
 python experiments/theory.py --out=results/theory
 """
