@@ -31,6 +31,7 @@ flags.adopt_module_key_flags(listing)
 
 PEER = "sb3_contrib"
 PEER_SEEDS = 3
+PEER_ITERATIONS = configs.gae_iterations(configs.MILLION)  # of 2048 steps, the peer's and ours
 PEER_MINUTES = 15
 HOPPER, LEVEL = "Hopper-v5", 3000.0  # where the times of two implementations are compared
 TUNED = (
@@ -159,7 +160,12 @@ def plot(runs: Sequence[batch.Run], out: pathlib.Path) -> list[pathlib.Path]:
     if beside:
         written.append(directory / "peers.png")
         plots.learning_curves(
-            beside, written[-1], x=("env_steps", "seconds"), y="return_recent", columns=2
+            beside,
+            written[-1],
+            x=("env_steps", "seconds"),
+            y="return_recent",
+            lengths=dict.fromkeys(beside, PEER_ITERATIONS),
+            columns=2,
         )
     ours = scores(runs)
     compared, _ = compare(ours, out)
@@ -374,7 +380,7 @@ def _beside_peer(
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], list[tuple[str, ...]]]:
     """Returns scores by task in units of the peer's mean, ours and the peer's, and the table's
     rows, by the training scores at a million steps."""
-    iteration = configs.gae_iterations(configs.MILLION)
+    iteration = PEER_ITERATIONS
     mine: dict[str, np.ndarray] = {}
     theirs: dict[str, np.ndarray] = {}
     rows: list[tuple[str, ...]] = []
@@ -462,15 +468,17 @@ def _peer_section(runs: Sequence[batch.Run], out: pathlib.Path) -> list[str]:
 
 
 def _time_to(level: float, runs: Sequence[batch.Run], out: pathlib.Path) -> list[str]:
-    """Returns a sentence on the seconds of training to a return on Hopper-v5."""
+    """Returns a sentence on the seconds of training to a return on Hopper-v5, within a million
+    steps."""
     ours = [run.directory for run in runs if (run.task, run.setting) == (HOPPER, "gae")]
     texts = []
     for directories in (ours, _peer_runs(out, HOPPER)):
         read = [curves.read(path / "metrics.csv") for path in directories if _has_rows(path)]
+        above = [table["return_recent"][:PEER_ITERATIONS] >= level for table in read]
         reached = [
-            table["seconds"][np.argmax(table["return_recent"] >= level)]
-            for table in read
-            if (table["return_recent"] >= level).any()
+            table["seconds"][np.argmax(is_above)]
+            for table, is_above in zip(read, above, strict=True)
+            if is_above.any()
         ]
         mean = f"after {np.mean(reached):.0f} seconds" if reached else "never"
         texts.append(f"{len(reached)} of {len(read)} runs, {mean}")

@@ -162,6 +162,24 @@ def test_the_peer_is_compared_by_score_and_by_seconds(tmp_path):
     assert "| SB3-contrib | 1.00 | 1.00 | 0.50 | 0.00 |" in text
 
 
+def test_what_follows_a_million_steps_is_not_compared_with_the_peer(tmp_path):
+    """Ours have 6 · 489 = 2934 at the end of the peer's million, and pass 3000 after it."""
+    runs = [
+        run
+        for run in benchmark.planned("medium", tmp_path, "Hopper-v5/gae/*")
+        if run.config.seed <= 2
+    ]
+    rows = np.arange(1, 1466)
+    for run in runs:
+        _write(run.directory, 6 * rows, seconds_sampling=0.3, seconds_update=0.2)
+    for seed in (1, 2):
+        directory = tmp_path / "benchmark" / benchmark.PEER / "Hopper-v5" / f"seed_{seed}"
+        _write(directory, 5 * rows[:489], seconds=float)
+    text = "\n".join(benchmark.section(runs, tmp_path))
+    assert "| Hopper-v5 | 2934 [2934, 2934] | 2445 [2445, 2445] | above | 244 | 489 |" in text
+    assert "Hopper-v5 to 3000: ours 0 of 2 runs, never" in text
+
+
 def test_the_script_runs_draws_and_refuses(script, tmp_path):
     out = f"--out={tmp_path}"
     only = "--only=InvertedPendulum-v5/*"
