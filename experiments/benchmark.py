@@ -380,7 +380,6 @@ def _beside_peer(
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], list[tuple[str, ...]]]:
     """Returns scores by task in units of the peer's mean, ours and the peer's, and the table's
     rows, by the training scores at a million steps."""
-    iteration = PEER_ITERATIONS
     mine: dict[str, np.ndarray] = {}
     theirs: dict[str, np.ndarray] = {}
     rows: list[tuple[str, ...]] = []
@@ -388,15 +387,15 @@ def _beside_peer(
         own = [
             curves.read(run.directory / "metrics.csv")
             for run in runs
-            if (run.task, run.setting) == (task, "gae") and run.iterations >= iteration
+            if (run.task, run.setting) == (task, "gae") and run.iterations >= PEER_ITERATIONS
         ]
         peers = [curves.read(path / "metrics.csv") for path in _peer_runs(out, task)]
         if len(own) < 2 or len(peers) < 2:
             continue
-        ours = np.array([table["return_recent"][iteration - 1] for table in own])
+        ours = np.array([table["return_recent"][PEER_ITERATIONS - 1] for table in own])
         final = np.array([table["return_recent"][-1] for table in peers])
         mine[task], theirs[task] = ours / final.mean(), final / final.mean()
-        seconds = [np.mean([t["seconds"][iteration - 1] for t in own])]
+        seconds = [np.mean([t["seconds"][PEER_ITERATIONS - 1] for t in own])]
         seconds.append(np.mean([table["seconds"][-1] for table in peers]))
         # The peer's score when our runs were done.
         then = [table["return_recent"][table["seconds"] <= seconds[0]][-1] for table in peers]

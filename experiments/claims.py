@@ -31,12 +31,16 @@ RESULTS = flags.DEFINE_string("results", "results", "Directory of results; claim
 HOLDS, FAILS = "holds", "does not hold"
 UNDECIDED = "undecided"  # the data are there, and their interval allows both
 UNKNOWN = "not enough data"
-CRITERIA = """Final performance is the mean reward per time step of the last tenth of iterations;
+SMALLER_BATCHES = (
+    "On hopper and walker the batches of budget `medium` are smaller than Table 2's: what does not "
+    "hold there may hold with the paper's."
+)
+CRITERIA = f"""Final performance is the mean reward per time step of the last tenth of iterations;
 learning speed is the mean over all iterations of the gain over the untrained policy; of a sweep,
 each is of the value that is best by it. Ranges of these are 95% intervals over seeds, of normal
 values: Student's of a mean, and of a difference seed by seed, since runs of a seed begin with the
-same policy; Fieller's of a ratio, seed by seed. On hopper and walker the batches of budget `medium`
-are smaller than Table 2's: what does not hold there may hold with the paper's."""
+same policy; Fieller's of a ratio, seed by seed.
+{SMALLER_BATCHES}"""
 ROUNDING = 1e-9  # of the scale of returns: what two linear solves may disagree by
 
 

@@ -128,9 +128,7 @@ def _summary(
         f"**Verdicts on the {len(papers)} claims: holds {counts[claims.HOLDS]}, does not hold "
         f"{counts[claims.FAILS]}, undecided {counts[claims.UNDECIDED]}, not enough data so far "
         f"{counts[claims.UNKNOWN]}** ([how each is judged, with its numbers]({out}/claims.md)). "
-        "Hopper and walker are judged at batches smaller than the paper's, with which a claim may "
-        "fail that holds with the paper's; the sizes are below. Q1 to Q6 are questions beside "
-        "the claims.",
+        f"{claims.SMALLER_BATCHES} Q1 to Q6 are questions beside the claims.",
         "",
         f"![Figure 4: learning curves]({out}/figure4_{budget}_iteration.png)",
         "",
