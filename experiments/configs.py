@@ -316,7 +316,7 @@ FILMS = {
     "swimmer": ("swimmer/vine/seed_1", 400),
     "hopper": ("Hopper-v5/gae/seed_1", 280),
     "walker2d": ("Walker2d-v5/gae/seed_1", 240),
-    "half_cheetah": ("HalfCheetah-v5/gae/seed_1", 240),
+    "half_cheetah": ("HalfCheetah-v5/gae/seed_1", 140),
     "pendulum": ("Pendulum-v1/gae/seed_1", 200),
     "acrobot": ("Acrobot-v1/gae/seed_1", 120),
     "pong": ("atari/pong/single_path/seed_1", 400),
