@@ -7,7 +7,7 @@ python experiments/benchmark.py --plot
 Runs of preset `gae` are --out/TASK/gae/seed_N, with results as default (runs/benchmark_smoke for
 smoke): a million steps, 5 seeds; three tasks go on to three million. The peer's are in
 --out/benchmark/sb3_contrib; its interpreter is .venv-peers/bin/python, which `make peers` installs.
---plot writes --out/benchmark: every comparable published score with ours, by the same rule.
+--plot writes --out/benchmark: every comparable published score with ours, by the closest rule.
 
 A policy is scored by three rules: `training`, the mean of the last 100 training episodes;
 `sampled` and `mode`, 100 episodes of the policy by samples and by its most probable actions.
@@ -300,7 +300,14 @@ def section(runs: Sequence[batch.Run], out: pathlib.Path) -> list[str]:
     ours = scores(runs)
     compared, reasons = compare(ours, out)
     if ours:
-        lines += ["Three rules of scoring:", "", *_score_table(ours), ""]
+        lines += [
+            "Three rules of scoring: the mean of the last 100 training episodes (training), and of "
+            "100 episodes of the final policy, by its samples (sampled) or its most probable "
+            "actions (mode):",
+            "",
+            *_score_table(ours),
+            "",
+        ]
     if compared:
         lines += _comparison(compared, reasons)
     return [*lines, *_peer_section(runs, out), *_ablation_section(begun)]
@@ -369,9 +376,9 @@ def _verdicts(compared: Sequence[dict]) -> str:
     verdicts = collections.Counter(row["verdict"] for row in compared)
     single = sum(row["published_low"] == "" and row["verdict"] != "undecided" for row in compared)
     return (
-        f"Beside {len(compared)} published scores of TRPO, by the same rule and number of steps, "
-        f"ours is above {verdicts['above']} and below {verdicts['below']}, {single} of them single "
-        f"numbers without a spread over seeds; {verdicts['undecided']} are undecided."
+        f"Beside {len(compared)} published scores of TRPO, by the closest rule and at the same "
+        f"number of steps, ours is above {verdicts['above']} and below {verdicts['below']}, "
+        f"{single} of them single numbers without a spread over seeds; {verdicts['undecided']} are undecided."
     )
 
 

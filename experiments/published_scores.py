@@ -2,6 +2,7 @@
 
 import math
 import re
+import statistics
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -56,10 +57,11 @@ STEPS = (
     (r"^(1M of 3M|1M|983,040|990,000)\b", configs.MILLION),
     (r"^(3M of 3M|3,072,000)\b", 3 * configs.MILLION),
 )
-# Of one task, versions before v5 are another problem.
+# Of these tasks, versions before v5 are other problems.
 CHANGED_IN_V5 = {
     "Walker2d": "the friction of a foot changed in v5",
     "Ant": "observed and charged contact forces changed in v5",
+    "Reacher": "the distance charged in v5 is that after the step, in earlier versions before it",
 }
 
 
@@ -107,7 +109,7 @@ def match(row: Mapping[str, str]) -> Match | str:
 
 
 def _mean(row: Mapping[str, str]) -> intervals.Mean:
-    """Returns the mean over seeds.
+    """Returns the mean over seeds, from the seeds' own scores where the notes have them.
 
     A deviation counts where it is one over seeds; one over the episodes of one agent says nothing
     of another agent.
@@ -115,6 +117,11 @@ def _mean(row: Mapping[str, str]) -> intervals.Mean:
     value = float(row["mean"])
     kind, count = row["spread_kind"], re.sub(r"\D", "", row["n_seeds"])
     seeds = int(count) if count else 1
+    each = re.match(r"per seed ([-\d. /]+);", row["notes"])
+    if each:
+        own = [float(score) for score in each[1].split("/")]
+        error = statistics.stdev(own) / math.sqrt(len(own))
+        return intervals.Mean(value, error, len(own))
     if kind.rstrip("?") not in ("std", "stderr") or seeds < 2 or not row["spread"]:
         return intervals.Mean(value, math.nan, 1)
     spread = float(row["spread"])

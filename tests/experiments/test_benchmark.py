@@ -40,6 +40,12 @@ def test_a_published_score_has_the_interval_that_its_spread_allows():
     one_agent = published_scores.match(_row("RL Baselines3 Zoo", "Hopper-v3", "1M"))
     assert one_agent.rule == "mode"
     assert one_agent.mean.size == 1  # the spread is over the episodes of one agent
+    noted = published_scores.match(
+        _row("nnabla-rl reproduction (TRPO+GAE), raw", "Hopper-v2", "1M")
+    )
+    seeds = [3119.807, 220.152, 3100.431]  # by its notes; its spread is over 30 episodes
+    half = stats.t.ppf(0.975, 2) * stats.sem(seeds)
+    assert noted.mean.interval().high - noted.mean.value == pytest.approx(half)
 
 
 @pytest.mark.parametrize(
@@ -47,6 +53,7 @@ def test_a_published_score_has_the_interval_that_its_spread_allows():
     [
         ("tianshou MuJoCo benchmark raw", "Walker2d-v3", "983", "friction"),
         ("tianshou MuJoCo benchmark raw", "Ant-v3", "983", "contact forces"),
+        ("tianshou MuJoCo benchmark raw", "Reacher-v2", "983", "after the step"),
         ("tianshou MuJoCo benchmark raw", "Swimmer-v3", "983", "another discount on Swimmer"),
         ("TD3 paper", "Hopper-v1", "1M", "the best of several"),
         ("PFRL", "Hopper-v2", "2M", "another number of steps"),
