@@ -378,7 +378,8 @@ def _verdicts(compared: Sequence[dict]) -> str:
     return (
         f"Beside {len(compared)} published scores of TRPO, by the closest rule and at the same "
         f"number of steps, ours is above {verdicts['above']} and below {verdicts['below']}, "
-        f"{single} of them single numbers without a spread over seeds; {verdicts['undecided']} are undecided."
+        f"{single} of them single numbers without a spread over seeds; "
+        f"{verdicts['undecided']} are undecided."
     )
 
 
