@@ -302,8 +302,8 @@ def section(runs: Sequence[batch.Run], out: pathlib.Path) -> list[str]:
     if ours:
         lines += [
             "Three rules of scoring: the mean of the last 100 training episodes (training), and of "
-            "100 episodes of the final policy, by its samples (sampled) or its most probable "
-            "actions (mode):",
+            "100 episodes of the policy after these steps, by its samples (sampled) or its most "
+            "probable actions (mode):",
             "",
             *_score_table(ours),
             "",

@@ -2,9 +2,10 @@
 
 import math
 import re
-import statistics
 from collections.abc import Mapping
 from typing import NamedTuple
+
+import numpy as np
 
 from experiments import configs
 from trpo_repro import presets
@@ -115,13 +116,12 @@ def _mean(row: Mapping[str, str]) -> intervals.Mean:
     of another agent.
     """
     value = float(row["mean"])
-    kind, count = row["spread_kind"], re.sub(r"\D", "", row["n_seeds"])
-    seeds = int(count) if count else 1
     each = re.match(r"per seed ([-\d. /]+);", row["notes"])
     if each:
-        own = [float(score) for score in each[1].split("/")]
-        error = statistics.stdev(own) / math.sqrt(len(own))
-        return intervals.Mean(value, error, len(own))
+        own = np.array(each[1].split("/"), float)
+        return intervals.Mean.of(own)._replace(value=value)  # as published, rounded
+    kind, count = row["spread_kind"], re.sub(r"\D", "", row["n_seeds"])
+    seeds = int(count) if count else 1
     if kind.rstrip("?") not in ("std", "stderr") or seeds < 2 or not row["spread"]:
         return intervals.Mean(value, math.nan, 1)
     spread = float(row["spread"])
