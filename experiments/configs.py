@@ -47,7 +47,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     "natural_gradient": Algorithm(
         "natural gradient",
         {"algorithm": "natural_gradient"},
-        ("step_size", (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)),
+        ("step_size", (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)),
     ),
     "max_kl": Algorithm("max KL", {"algorithm": "max_kl"}),
     "empirical_fim": Algorithm("empirical FIM", {"algorithm": "empirical_fim"}),
