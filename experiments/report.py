@@ -263,7 +263,8 @@ def _figure4_section(out: pathlib.Path, budget: str, runs: Sequence[batch.Run]) 
         "Student's 95% interval. Length: mean episode length at the end, in steps. Of a sweep the "
         "best is drawn. Where values have one seed and fewer iterations, these are the first "
         "of two rounds, which chooses the value for the second; the first seed counts in both, "
-        "which favors the methods that are swept. The numbers are in "
+        "which favors the methods that are swept. Minutes are by the clock, beside other work and "
+        "pauses included: they do not compare methods. The numbers are in "
         f"[figure4_{budget}.csv](figure4_{budget}.csv).",
         "",
         *tables.markdown(
