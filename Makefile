@@ -25,7 +25,7 @@ demo: install  ## Train TRPO on Swimmer with Table 2's settings (5 to 15 minutes
 	$(BIN)/python experiments/train.py --task=swimmer --preset=paper --seed=1 --out=$(OUT) \
 		$(if $(wildcard $(OUT)/config.json),--resume)
 
-test: install  ## Run the tests but slow ones and faults (6 to 8 minutes).
+test: install  ## Run the tests but slow ones and faults (6 to 9 minutes).
 	$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal
 
 test-slow: install  ## Run the slow tests, one at a time: some measure memory.
