@@ -26,7 +26,7 @@ demo: install  ## Train TRPO on Swimmer with Table 2's settings (5 to 15 minutes
 		$(if $(wildcard $(OUT)/config.json),--resume)
 
 test: install  ## Run the tests but slow ones and faults (6 to 9 minutes).
-	$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal
+	$(BIN)/python -m pytest --numprocesses=logical --dist=worksteal
 
 test-slow: install  ## Run the slow tests, one at a time: some measure memory.
 	$(BIN)/python -m pytest -m slow

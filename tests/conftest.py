@@ -13,11 +13,6 @@ import trpo_repro  # noqa: F401 - before TensorFlow, as in every program here
 os.environ.setdefault("RAY_worker_niceness", "0")
 
 
-def pytest_xdist_auto_num_workers():
-    """More than cores: many tests wait for programs of their own."""
-    return os.cpu_count() * 3 // 2
-
-
 _TRAINERS: dict = {}  # by configuration, those of this process
 
 
